@@ -1,0 +1,104 @@
+"""KvPool + Workload -> Prediction: how many requests fit, by four definitions that are never mixed.
+
+N_guaranteed  every request at its longest still fits: floor(usable blocks / longest held). No preemption.
+N_saturation  mean running when the pool is full: usable blocks / mean held. Above it requests only queue.
+N_slots       max_num_seqs: what the scheduler admits however much memory is left.
+N_kv          the one memory allows with a promise: N_guaranteed.
+The 20% buffer is not applied here; it lives in loadtest/reporter/verdict.py alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from estimator.kv_cache import Held, held_over_life
+from estimator.spec import SpecError, Workload
+from estimator.units import ceil_div
+
+PoolSource = Literal["metrics", "config", "flags"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvPool:
+    """The paged KV cache of one engine: `blocks` as the engine reports it, reserved ones included.
+
+    `source` says where the block count came from: the server's /metrics, the model's config and the GPU,
+    or a flag (--num-gpu-blocks-override).
+    """
+
+    blocks: int
+    reserved_blocks: int
+    block_size_tokens: int
+    bytes_per_block: int | None
+    source: PoolSource
+
+    def __post_init__(self) -> None:
+        if self.block_size_tokens < 1:
+            raise SpecError(f"block_size must be at least 1, got {self.block_size_tokens}")
+        if self.blocks <= self.reserved_blocks:
+            raise SpecError(
+                f"the KV cache has {self.blocks} blocks and {self.reserved_blocks} of them are reserved: "
+                "no request fits; use a larger GPU, more of it (--gpu-memory-utilization) or a smaller model"
+            )
+
+    @property
+    def usable_blocks(self) -> int:
+        return self.blocks - self.reserved_blocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """How many requests of `workload` fit in `pool`; counts are concurrent requests."""
+
+    pool: KvPool
+    workload: Workload
+    held: Held
+    max_model_len: int
+    n_guaranteed: int
+    n_saturation: float
+    n_slots: int | None
+
+    @property
+    def n_kv(self) -> int:
+        return self.n_guaranteed
+
+    @property
+    def limited_by(self) -> Literal["kv", "slots"]:
+        return "slots" if self.n_slots is not None and self.n_slots < self.n_guaranteed else "kv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """vLLM's own log line: 'GPU KV cache size: T tokens, Maximum concurrency for L tokens: Cx'.
+
+    It counts every request at max_model_len and includes the null block, so C is one block too high.
+    """
+
+    cache_tokens: int
+    max_concurrency: float
+
+
+def predict(pool: KvPool, workload: Workload, *, max_model_len: int, slots: int | None) -> Prediction:
+    """Raises SpecError when the workload's longest request exceeds max_model_len."""
+    if workload.longest_tokens > max_model_len:
+        raise SpecError(
+            f"a request of {workload.input_tokens.longest} input + {workload.output_tokens.longest} output "
+            f"tokens exceeds max_model_len {max_model_len}; shorten it or raise --max-model-len"
+        )
+    held = held_over_life(workload, pool.block_size_tokens)
+    return Prediction(
+        pool=pool,
+        workload=workload,
+        held=held,
+        max_model_len=max_model_len,
+        n_guaranteed=pool.usable_blocks // held.longest_blocks,
+        n_saturation=pool.usable_blocks / held.mean_blocks,
+        n_slots=slots,
+    )
+
+
+def vllm_headline(pool: KvPool, max_model_len: int) -> Headline:
+    """Source: vLLM 0.32 kv_cache_utils.get_max_concurrency_for_kv_cache_config, one full-attention group."""
+    concurrency = pool.blocks / ceil_div(max_model_len, pool.block_size_tokens)
+    return Headline(cache_tokens=int(concurrency * max_model_len), max_concurrency=concurrency)

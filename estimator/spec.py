@@ -1,0 +1,236 @@
+"""The value types a prediction is made of: frozen, keyword-only, checked at birth.
+
+Nothing here reads a file. `hf_config` makes a ModelSpec, `catalog` a GpuSpec, the command line an
+EngineSpec, a scenario a Workload.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+EngineName = Literal["vllm", "lmdeploy"]
+LengthKind = Literal["constant", "uniform", "lognormal"]
+CacheKind = Literal["full"]
+
+
+class SpecError(ValueError):
+    """A value that cannot be: the message is one sentence that names the field and the fix."""
+
+
+class UnsupportedModel(SpecError):  # noqa: N818  (reads as the answer a person gets)
+    """An architecture whose cache layout we do not know exactly, so no number is given."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise SpecError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A quantity known only to a range: low <= likely <= high, all in the unit of the name it is bound to."""
+
+    low: float
+    likely: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _require(self.low <= self.likely <= self.high, f"interval is not ordered: {self}")
+
+    @classmethod
+    def exact(cls, value: float) -> Interval:
+        return cls(low=value, likely=value, high=value)
+
+    @property
+    def is_exact(self) -> bool:
+        return self.low == self.high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheLayer:
+    """What one layer keeps in the KV cache. Head counts are the whole model's, before tensor parallelism."""
+
+    kind: CacheKind
+    kv_heads: int
+    head_size: int
+    head_size_v: int
+
+    def __post_init__(self) -> None:
+        for field in ("kv_heads", "head_size", "head_size_v"):
+            _require(getattr(self, field) >= 1, f"{field} must be at least 1, got {getattr(self, field)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A model as its config.json describes it; sizes are in elements, `cache_layers` has one entry a layer."""
+
+    name: str
+    architecture: str
+    model_type: str
+    dtype: str
+    quantisation: str | None
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    attention_heads: int
+    kv_heads: int
+    head_size: int
+    context_tokens_max: int
+    tie_word_embeddings: bool
+    attention_bias: bool
+    """True when q, k and v projections carry a bias (Qwen2)."""
+    output_bias: bool
+    """True when the attention output projection carries a bias (Llama with attention_bias)."""
+    mlp_bias: bool
+    qk_norm: bool
+    """True when q and k are normalised per head (Qwen3)."""
+    cache_layers: tuple[CacheLayer, ...]
+
+    def __post_init__(self) -> None:
+        for field in ("hidden_size", "intermediate_size", "vocab_size", "attention_heads", "kv_heads"):
+            _require(getattr(self, field) >= 1, f"{self.name}: {field} must be at least 1")
+        _require(self.context_tokens_max >= 1, f"{self.name}: context_tokens_max must be at least 1")
+        _require(len(self.cache_layers) >= 1, f"{self.name}: the model has no layer with a KV cache")
+
+    @property
+    def layers(self) -> int:
+        return len(self.cache_layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSpec:
+    """One GPU. `memory_total_bytes` is what CUDA reports, less than the data sheet's figure."""
+
+    name: str
+    memory_total_bytes: int
+    memory_bandwidth_bytes_per_s: float
+    dense_bf16_flops_per_s: float
+    compute_capability: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _require(self.memory_total_bytes > 0, f"{self.name}: memory_total_bytes must be positive")
+        _require(self.memory_bandwidth_bytes_per_s > 0, f"{self.name}: memory bandwidth must be positive")
+        _require(self.dense_bf16_flops_per_s > 0, f"{self.name}: dense_bf16_flops_per_s must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """How the server is started. None means "the engine's own default", filled in by vllm.py or lmdeploy.py."""
+
+    engine: EngineName = "vllm"
+    tp: int = 1
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    block_size: int | None = None
+    kv_cache_dtype: str = "auto"
+    gpu_memory_utilization: float | None = None
+    kv_cache_memory_bytes: int | None = None
+    num_gpu_blocks_override: int | None = None
+    enforce_eager: bool = False
+    enable_prefix_caching: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.tp >= 1, f"--tp must be at least 1, got {self.tp}")
+        for field in (
+            "max_model_len",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "block_size",
+            "kv_cache_memory_bytes",
+            "num_gpu_blocks_override",
+        ):
+            value = getattr(self, field)
+            flag = "--" + field.replace("_", "-")
+            _require(value is None or value >= 1, f"{flag} must be at least 1, got {value}")
+        share = self.gpu_memory_utilization
+        _require(
+            share is None or 0.0 < share <= 1.0,
+            f"--gpu-memory-utilization must be above 0 and at most 1, got {share}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """A distribution of token counts. Which fields are set depends on `kind`.
+
+    constant: tokens. uniform: min, max (both included). lognormal: median, sigma (of the natural
+    log), min, max; values outside [min, max] are clipped to the bound.
+    """
+
+    # Read by the validation library at the edge: a mistyped YAML key is refused by name.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    kind: LengthKind = "constant"
+    tokens: int | None = None
+    min: int | None = None
+    max: int | None = None
+    median: float | None = None
+    sigma: float | None = None
+
+    def __post_init__(self) -> None:
+        needed = {
+            "constant": ("tokens",),
+            "uniform": ("min", "max"),
+            "lognormal": ("median", "sigma", "min", "max"),
+        }[self.kind]
+        for field in ("tokens", "min", "max", "median", "sigma"):
+            value = getattr(self, field)
+            _require((value is not None) == (field in needed), f"lengths of kind {self.kind} take {needed}")
+            _require(value is None or value > 0, f"{field} must be positive, got {value}")
+        if self.min is not None and self.max is not None:
+            _require(self.min <= self.max, f"min {self.min} is above max {self.max}")
+
+    @classmethod
+    def constant(cls, tokens: int) -> Lengths:
+        return cls(kind="constant", tokens=tokens)
+
+    @property
+    def longest(self) -> int:
+        """The largest count that can occur, in tokens."""
+        longest = self.tokens if self.kind == "constant" else self.max
+        assert longest is not None
+        return longest
+
+    @property
+    def shortest(self) -> int:
+        """The smallest count that can occur, in tokens."""
+        shortest = self.tokens if self.kind == "constant" else self.min
+        assert shortest is not None
+        return shortest
+
+    def at(self, share: float) -> int:
+        """Token count below which `share` (0..1) of all draws fall: the inverse distribution function.
+
+        Drawing is `lengths.at(rng.random())`; averaging is a mean over evenly spaced shares.
+        """
+        share = min(max(share, 0.0), 1.0)
+        if self.kind == "constant":
+            return self.longest
+        if self.kind == "uniform":
+            width = self.longest - self.shortest + 1
+            return self.shortest + min(int(share * width), width - 1)
+        assert self.median is not None
+        assert self.sigma is not None
+        inner = min(max(share, 1e-9), 1 - 1e-9)
+        drawn = round(self.median * math.exp(self.sigma * NormalDist().inv_cdf(inner)))
+        return min(max(drawn, self.shortest), self.longest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What requests look like: prompt and output lengths, drawn independently."""
+
+    input_tokens: Lengths
+    output_tokens: Lengths
+
+    @property
+    def longest_tokens(self) -> int:
+        return self.input_tokens.longest + self.output_tokens.longest
+
+    @classmethod
+    def constant(cls, input_tokens: int, output_tokens: int) -> Workload:
+        return cls(input_tokens=Lengths.constant(input_tokens), output_tokens=Lengths.constant(output_tokens))

@@ -1,0 +1,1 @@
+"""How many users, and when; the only wing that listens to Locust."""

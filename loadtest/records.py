@@ -1,0 +1,194 @@
+"""The two rows everything else is a fold of: RequestRecord (one request) and Sample (one look at a server).
+
+Times are CLOCK_MONOTONIC nanoseconds (`time.perf_counter_ns`), which all processes of one machine share;
+the manifest ties them to the wall clock once. A value that was not seen is None or absent, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+ROW_SCHEMA: Final = 1
+ERROR_BYTES_MAX: Final = 500
+
+Outcome = Literal[
+    "ok",
+    "short_eos",
+    "http_4xx",
+    "http_429",
+    "http_503_admission",
+    "http_5xx",
+    "stream_error",
+    "aborted",
+    "truncated",
+    "bad_payload",
+    "stall_ttft",
+    "stall_gap",
+    "deadline",
+    "connect_refused",
+    "connect_timeout",
+    "reset_reused",
+    "reset_fresh",
+    "reset_midstream",
+    "tls",
+    "dns",
+    "client_fd",
+    "client_ports",
+    "client_cancel",
+    "client_lost",
+]
+"""The closed set: every request that was issued ends in exactly one of these."""
+
+SUCCESSES: Final[frozenset[str]] = frozenset({"ok", "short_eos"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestIssued:
+    """Written before a request is sent, so that a killed worker cannot make it disappear."""
+
+    worker: int
+    seq: int
+    endpoint: str
+    planned_input_tokens: int
+    planned_output_tokens: int
+    intended_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """One request from intent to end; written once, when it ended, also when it failed.
+
+    `intended_ns` is when the user decided to send, `sent_ns` when the last request byte was written,
+    `first_token_ns` the read that carried the first token of any channel. `chunks` counts events that
+    carry tokens; `output_tokens` comes from the server's usage. Gap figures are between chunks.
+    """
+
+    worker: int
+    seq: int
+    outcome: Outcome
+    endpoint: str
+    planned_input_tokens: int
+    planned_output_tokens: int
+    intended_ns: int
+    connected_ns: int | None = None
+    sent_ns: int | None = None
+    headers_ns: int | None = None
+    first_token_ns: int | None = None
+    last_token_ns: int | None = None
+    done_ns: int
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    first_chunk_tokens: int = 1
+    chunks: int = 0
+    coalesced_reads: int = 0
+    """Reads that carried more than one token event: many of them mean a late client or a buffering proxy."""
+    gap_p50_s: float | None = None
+    gap_p99_s: float | None = None
+    gap_max_s: float | None = None
+    finish_reason: str | None = None
+    http_status: int | None = None
+    reused_connection: bool = False
+    retried: bool = False
+    error: str | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.outcome in SUCCESSES
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Intended send to first token, seconds; None when no token came."""
+        return None if self.first_token_ns is None else (self.first_token_ns - self.intended_ns) / 1e9
+
+    @property
+    def e2e_s(self) -> float:
+        """Intended send to the end of the request, seconds."""
+        return (self.done_ns - self.intended_ns) / 1e9
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per output token after the first chunk: (last - first) / (n - n_first); None if n <= n_first."""
+        if self.first_token_ns is None or self.last_token_ns is None or self.output_tokens is None:
+            return None
+        later_tokens = self.output_tokens - self.first_chunk_tokens
+        return (self.last_token_ns - self.first_token_ns) / 1e9 / later_tokens if later_tokens > 0 else None
+
+    @property
+    def send_lateness_s(self) -> float | None:
+        """How late the client itself was: intent to last byte written, connecting excluded; seconds."""
+        if self.sent_ns is None:
+            return None
+        ready_ns = self.intended_ns if self.connected_ns is None else self.connected_ns
+        waited_for_connection_ns = max(0, ready_ns - self.intended_ns)
+        return (self.sent_ns - self.intended_ns - waited_for_connection_ns) / 1e9
+
+
+SampleSource = Literal["engine", "gpu", "client"]
+
+SIGNALS: Final[Mapping[str, str]] = {
+    # engine: summed over engines of one server unless said otherwise
+    "running": "requests in the running batch",
+    "waiting": "requests in the waiting queue, preempted ones included",
+    "kv_usage_ratio": "share of usable KV blocks in use, 0..1, the fullest engine",
+    "kv_usage_mean_ratio": "the same, mean over engines",
+    "engines": "engines (data-parallel ranks) seen behind this target",
+    "preemptions_total": "preemptions since the server started",
+    "prompt_tokens_total": "prompt tokens computed or reused since start",
+    "generation_tokens_total": "tokens generated since start",
+    "requests_finished_total": "requests the server counts as finished well since start",
+    "prefix_cache_queries_total": "tokens looked up in the prefix cache since start",
+    "prefix_cache_hits_total": "tokens found there since start",
+    "ttft_seconds_sum": "server's own time to first token, sum, seconds",
+    "ttft_seconds_count": "server's own time to first token, count",
+    "process_start_time_seconds": "when the server process started, Unix seconds",
+    "process_resident_memory_bytes": "resident memory of the server process",
+    # gpu: one sample a device, the device in labels
+    "gpu_memory_used_bytes": "memory in use on the device",
+    "gpu_memory_total_bytes": "memory of the device",
+    "gpu_utilization_ratio": "share of time a kernel ran, 0..1",
+    "gpu_power_watts": "power draw",
+    # client: one sample a worker
+    "client_users": "Locust users alive in this worker",
+    "client_in_flight": "requests of this worker between intent and end",
+    "client_cpu_ratio": "CPU of this worker, 1.0 is one core",
+    "client_loop_lag_max_s": "worst lateness of a 50 ms timer since the last sample, seconds",
+    "client_rss_bytes": "resident memory of this worker",
+}
+"""Every signal a Sample may carry, with its meaning and unit. An unknown name is refused at birth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One look at one target. Either `signals` holds what was seen, or `gap` says why nothing was."""
+
+    at_ns: int
+    source: SampleSource
+    target: str
+    gap: str | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.signals) - set(SIGNALS))
+        if unknown:
+            raise ValueError(f"unknown signal {unknown[0]!r}: add it to records.SIGNALS first")
+
+
+EventKind = Literal["run_start", "stage", "run_end", "server_info", "fault", "note"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to the run as a whole: a step change, a fault, the end.
+
+    stage carries index, users, settle_s and hold_s; run_end carries reason.
+    """
+
+    at_ns: int
+    event: EventKind
+    data: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+
+
+Row = RequestIssued | RequestRecord | Sample | Event

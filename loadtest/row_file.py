@@ -1,0 +1,111 @@
+"""One file of rows: framed so that a torn or flipped line is found, appended so that none is lost.
+
+One line is `crc32 in hex, space, JSON, line feed`, written by a single os.write to a file opened for
+append: a killed process loses at most the line it was writing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from loadtest.records import ROW_SCHEMA, Event, RequestIssued, RequestRecord, Row, Sample
+
+_KINDS: Final[dict[str, type[Row]]] = {
+    "issued": RequestIssued,
+    "request": RequestRecord,
+    "sample": Sample,
+    "event": Event,
+}
+_KIND_OF: Final = {row_type: kind for kind, row_type in _KINDS.items()}
+_FIELDS: Final = {
+    row_type: tuple(field.name for field in dataclasses.fields(row_type)) for row_type in _KIND_OF
+}
+
+
+class RowFileError(Exception):
+    """A row cannot be stored: the message is one sentence that names the file and the fix."""
+
+
+class RowWriter:
+    """Appends rows to one file of its own; every append is durable against the death of this process."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._fd = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise RowFileError(f"cannot create {path}: {error.strerror}") from error
+        self.path = path
+
+    def append(self, row: Row) -> None:
+        """Raises RowFileError when the disk refuses the row: the load must stop then."""
+        line = encode_row(row)
+        try:
+            written = os.write(self._fd, line)
+            while written < len(line):  # a disk that fills up takes part of a line first
+                written += os.write(self._fd, line[written:])
+        except OSError as error:
+            raise RowFileError(f"cannot write {self.path}: {error.strerror}; free space and rerun") from error
+
+    def sync(self) -> None:
+        """Pushes what was appended to the disk itself; call it off the hot path, about once a second."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def encode_row(row: Row) -> bytes:
+    """One framed line. Fields that are None are left out: absent means "not seen"."""
+    row_type = type(row)
+    body: dict[str, Any] = {"kind": _KIND_OF[row_type], "schema": ROW_SCHEMA}
+    for name in _FIELDS[row_type]:
+        value = getattr(row, name)
+        if value is not None:
+            body[name] = dict(value) if isinstance(value, Mapping) else value
+    # ensure_ascii keeps lone surrogates and control characters of a hostile server inert
+    payload = json.dumps(body, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(payload), payload)
+
+
+def decode_line(line: bytes) -> Row | None:
+    """The row of one line without its line feed, or None when it is torn, flipped or of no known kind."""
+    checksum, _, payload = line.partition(b" ")
+    if len(checksum) != 8 or checksum != b"%08x" % zlib.crc32(payload):
+        return None
+    body: dict[str, Any] = json.loads(payload)
+    row_type = _KINDS.get(body.pop("kind", ""))
+    if row_type is None:
+        return None
+    known = set(_FIELDS[row_type])
+    return row_type(**{name: value for name, value in body.items() if name in known})
+
+
+@dataclass(slots=True)
+class Damage:
+    """Lines that could not be read back; a killed writer may leave one torn tail a file."""
+
+    torn_tails: int = 0
+    bad_lines: int = 0
+
+
+def read_rows(path: Path, damage: Damage) -> Iterator[Row]:
+    """All rows of one file that are whole, in the order they were written."""
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                damage.torn_tails += 1
+                continue
+            row = decode_line(line[:-1])
+            if row is None:
+                damage.bad_lines += 1
+            else:
+                yield row

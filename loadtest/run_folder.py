@@ -1,0 +1,179 @@
+"""The only code that knows the file names in runs/<id>/."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from estimator.capacity import Prediction
+from loadtest.records import Row
+from loadtest.row_file import Damage, RowWriter, read_rows
+
+FORMAT: Final = 1
+RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+T = TypeVar("T")
+RunState = Literal["running", "complete", "interrupted"]
+
+
+class RunFolderError(Exception):
+    """The run folder cannot be used: the message is one sentence that names the path and the fix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStage:
+    """One step of the load: hold `users` for `hold_s` seconds, the first `settle_s` of them not judged."""
+
+    index: int
+    label: str
+    users: int
+    hold_s: float
+    settle_s: float
+    spawn_rate_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a reader needs to repeat or judge a run; replaced atomically, never edited in place.
+
+    `wall_ns` and `mono_ns` were read together: they tie the rows' monotonic clock to Unix time. `host` is
+    an origin without user information; `server` holds the engine's own cache settings as it shows them.
+    """
+
+    run_id: str
+    created_utc: str
+    wall_ns: int
+    mono_ns: int
+    versions: Mapping[str, str]
+    host: str
+    engine: Literal["vllm", "lmdeploy"]
+    model: str
+    scenario: Mapping[str, Any]
+    stages: tuple[PlannedStage, ...]
+    server: Mapping[str, str]
+    state: RunState = "running"
+    format: int = FORMAT
+
+
+class RunFolder:
+    """runs/<id>/: create it once, open it anywhere."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def create(cls, runs_root: Path, run_id: str) -> RunFolder:
+        if not RUN_ID.fullmatch(run_id):
+            raise RunFolderError(f"run id {run_id!r} may hold only letters, digits, '.', '_' and '-'")
+        folder = cls(runs_root / run_id)
+        try:
+            runs_root.mkdir(parents=True, exist_ok=True)
+            folder.root.mkdir(mode=0o700)
+            (folder.root / "records").mkdir(mode=0o700)
+            (folder.root / "samples").mkdir(mode=0o700)
+        except OSError as error:
+            raise RunFolderError(f"cannot create run folder {folder.root}: {error.strerror}") from error
+        return folder
+
+    @classmethod
+    def open(cls, root: Path) -> RunFolder:
+        folder = cls(root)
+        if not folder._manifest_path.is_file():
+            raise RunFolderError(f"{root} is not a run folder: it has no manifest.json")
+        return folder
+
+    @property
+    def run_id(self) -> str:
+        return self.root.name
+
+    @property
+    def _manifest_path(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def _prediction_path(self) -> Path:
+        return self.root / "prediction.json"
+
+    @property
+    def results_path(self) -> Path:
+        return self.root / "results.sqlite"
+
+    def report_path(self, suffix: str) -> Path:
+        """Where the report goes: suffix is html, md or json."""
+        return self.root / f"report.{suffix}"
+
+    def log_path(self, name: str) -> Path:
+        """Where a process of this run writes what it has to say: locust, twin, collector."""
+        return self.root / f"{name}.log"
+
+    def records_writer(self, worker: int) -> RowWriter:
+        return RowWriter(self._free_path("records", f"w{worker:02d}"))
+
+    def samples_writer(self, name: str) -> RowWriter:
+        return RowWriter(self._free_path("samples", name))
+
+    def events_writer(self) -> RowWriter:
+        return RowWriter(self.root / "events.jsonl")
+
+    def _free_path(self, folder: str, stem: str) -> Path:
+        taken = len(list((self.root / folder).glob(f"{stem}-*.jsonl")))
+        return self.root / folder / f"{stem}-{taken:03d}.jsonl"
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        replace_file(self._manifest_path, _to_json(manifest))
+
+    def read_manifest(self) -> Manifest:
+        return _from_json(TypeAdapter(Manifest), self._manifest_path)
+
+    def write_prediction(self, prediction: Prediction) -> None:
+        replace_file(self._prediction_path, _to_json(prediction))
+
+    def read_prediction(self) -> Prediction | None:
+        if not self._prediction_path.is_file():
+            return None
+        return _from_json(TypeAdapter(Prediction), self._prediction_path)
+
+    def row_files(self) -> list[Path]:
+        files = [*self.root.glob("records/*.jsonl"), *self.root.glob("samples/*.jsonl")]
+        events = self.root / "events.jsonl"
+        return sorted(files) + ([events] if events.is_file() else [])
+
+    def rows(self, damage: Damage) -> Iterator[Row]:
+        for path in self.row_files():
+            yield from read_rows(path, damage)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write-temp, fsync, rename, fsync the folder: readers see the old file or the new one, never half."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        folder_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        os.fsync(folder_fd)
+    finally:
+        os.close(folder_fd)
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(dataclasses.asdict(value), indent=2, ensure_ascii=True) + "\n"
+
+
+def _from_json(adapter: TypeAdapter[T], path: Path) -> T:
+    try:
+        return adapter.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunFolderError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,1 @@
+"""What one user does: one streaming request becomes one RequestRecord."""
