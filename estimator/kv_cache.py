@@ -18,7 +18,7 @@ _SHARES = tuple((i + 0.5) / 64 for i in range(64))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """Blocks one request occupies: when its shortest prompt is in, at its longest, and averaged over decoding."""
+    """Blocks one request occupies: with its shortest prompt in, at its longest, and on average."""
 
     start_blocks: int
     longest_blocks: int

@@ -65,7 +65,7 @@ class CacheLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A model as its config.json describes it; sizes are in elements, `cache_layers` has one entry a layer."""
+    """A model as its config.json describes it; sizes are in elements, one cache layer a layer."""
 
     name: str
     architecture: str
@@ -118,7 +118,7 @@ class GpuSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """How the server is started. None means "the engine's own default", filled in by vllm.py or lmdeploy.py."""
+    """How the server is started. None means "the engine's own default": see vllm.py, lmdeploy.py."""
 
     engine: EngineName = "vllm"
     tp: int = 1

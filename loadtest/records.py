@@ -109,7 +109,7 @@ class RequestRecord:
 
     @property
     def tpot_s(self) -> float | None:
-        """Seconds per output token after the first chunk: (last - first) / (n - n_first); None if n <= n_first."""
+        """Seconds per output token after the first chunk: (last - first) / (n - n_first)."""
         if self.first_token_ns is None or self.last_token_ns is None or self.output_tokens is None:
             return None
         later_tokens = self.output_tokens - self.first_chunk_tokens

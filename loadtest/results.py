@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -87,6 +87,10 @@ _TABLES: Final = (
 )
 
 
+def _dump(values: Mapping[str, Any]) -> str:
+    return json.dumps(dict(values))
+
+
 def _write_results(path: Path, rows: RunRows) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.unlink(missing_ok=True)
@@ -103,20 +107,13 @@ def _write_results(path: Path, rows: RunRows) -> None:
             database.executemany(
                 "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)",
                 (
-                    (
-                        s.at_ns,
-                        s.source,
-                        s.target,
-                        s.gap,
-                        json.dumps(dict(s.signals)),
-                        json.dumps(dict(s.labels)),
-                    )
+                    (s.at_ns, s.source, s.target, s.gap, _dump(s.signals), _dump(s.labels))
                     for s in rows.samples
                 ),
             )
             database.executemany(
                 "INSERT INTO events VALUES (?, ?, ?)",
-                ((e.at_ns, e.event, json.dumps(dict(e.data))) for e in rows.events),
+                ((e.at_ns, e.event, _dump(e.data)) for e in rows.events),
             )
             database.execute(
                 "INSERT INTO damage VALUES (?, ?)", (rows.damage.torn_tails, rows.damage.bad_lines)

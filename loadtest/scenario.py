@@ -52,7 +52,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a good request is. A limit that is not set is not judged; `percentile` of requests must keep all."""
+    """What a good request is: `percentile` of requests must keep every limit that is set."""
 
     __pydantic_config__ = _STRICT
 
@@ -132,7 +132,7 @@ class Scenario:
 
 
 def read_scenario(path: Path) -> Scenario:
-    """Raises ScenarioError with one sentence when the file is missing, too large, not YAML or not a scenario."""
+    """Raises ScenarioError, one sentence, when the file is missing, too large or no scenario."""
     try:
         size = path.stat().st_size
         text = path.read_text(encoding="utf-8") if size <= SCENARIO_BYTES_MAX else None
