@@ -78,7 +78,7 @@ class ApiKey:
 
 
 def read_api_key(environ: Mapping[str, str] = os.environ) -> ApiKey | None:
-    """The key from ULLAGE_API_KEY or from the 0600 file that ULLAGE_API_KEY_FILE names; None without either."""
+    """The key from ULLAGE_API_KEY or the 0600 file named by ULLAGE_API_KEY_FILE; None without either."""
     if environ.get(API_KEY_VARIABLE):
         return ApiKey(environ[API_KEY_VARIABLE])
     named = environ.get(API_KEY_FILE_VARIABLE)

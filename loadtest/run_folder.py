@@ -102,6 +102,10 @@ class RunFolder:
         return self.root / "prediction.json"
 
     @property
+    def events_path(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
     def results_path(self) -> Path:
         return self.root / "results.sqlite"
 
@@ -120,7 +124,7 @@ class RunFolder:
         return RowWriter(self._free_path("samples", name))
 
     def events_writer(self) -> RowWriter:
-        return RowWriter(self.root / "events.jsonl")
+        return RowWriter(self.events_path)
 
     def _free_path(self, folder: str, stem: str) -> Path:
         taken = len(list((self.root / folder).glob(f"{stem}-*.jsonl")))
@@ -142,8 +146,7 @@ class RunFolder:
 
     def row_files(self) -> list[Path]:
         files = [*self.root.glob("records/*.jsonl"), *self.root.glob("samples/*.jsonl")]
-        events = self.root / "events.jsonl"
-        return sorted(files) + ([events] if events.is_file() else [])
+        return sorted(files) + ([self.events_path] if self.events_path.is_file() else [])
 
     def rows(self, damage: Damage) -> Iterator[Row]:
         for path in self.row_files():

@@ -35,8 +35,8 @@ def _users(stage: Stage, prediction: Prediction | None) -> int:
     assert stage.ratio is not None
     if prediction is None:
         raise ScenarioError(
-            f"a stage asks for a share of the {stage.of} limit, but the server shows no KV cache size on "
-            "/metrics; name --model-config and --gpu, or give the stage a number of `users`"
+            f"a stage asks for a share of the {stage.of} limit, but the server's /metrics shows no KV cache "
+            "of one group; name --model-config and --gpu, or give the stage a number of `users`"
         )
     limit = {
         "guaranteed": float(prediction.n_guaranteed),

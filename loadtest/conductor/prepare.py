@@ -5,27 +5,55 @@ Everything that can be wrong is found here, before the first request and before 
 
 from __future__ import annotations
 
+import dataclasses
+import platform
+import re
+import resource
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Final
 
-from estimator.capacity import Prediction
-from estimator.spec import EngineName
-from loadtest.origin import Origin
-from loadtest.run_folder import Manifest, RunFolder
-from loadtest.scenario import Scenario
+from estimator.capacity import KvPool, Prediction, predict
+from estimator.spec import EngineName, SpecError
+from loadtest.conductor.plan import plan_stages
+from loadtest.conductor.pool import kv_pool_from_metrics
+from loadtest.conductor.server_facts import (
+    ServedModel,
+    ServerError,
+    ServerFacts,
+    ServerUnreachable,
+    read_server,
+)
+from loadtest.origin import Origin, OriginError, read_api_key
+from loadtest.run_folder import Manifest, PlannedStage, RunFolder, RunFolderError
+from loadtest.scenario import Scenario, ScenarioError, parse_scenario
+
+SPARE_FILE_DESCRIPTORS: Final = 100
+"""What a process needs beside one socket a user: row files, logs, the event loop, the collector's pipe."""
+
+EXIT_USAGE: Final = 2
+EXIT_UNREACHABLE: Final = 3
 
 
 class PreflightError(Exception):
     """The run cannot start: one sentence that names the fix, and the exit code of the command (2 or 3)."""
 
-    def __init__(self, message: str, *, exit_code: int) -> None:
+    def __init__(self, message: str, *, exit_code: int = EXIT_USAGE) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What a person asked for. `model` None means "the one model the server serves"."""
+    """What a person asked for. `model` None means "the one model the server serves".
+
+    `pool` is the KV cache computed from the model's config and the GPU, when a person named them; it is
+    used where the server shows no cache of its own, and compared with it where it does.
+    """
 
     origin: Origin
     scenario: Scenario
@@ -33,8 +61,10 @@ class RunRequest:
     runs_root: Path
     model: str | None = None
     max_num_seqs: int | None = None
+    max_model_len: int | None = None
+    pool: KvPool | None = None
     users_max: int | None = None
-    """Set when the person gave -u: the stages of the scenario are not used."""
+    """Set when a person gave the number of users: the stages of the scenario are not used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +77,131 @@ class PreparedRun:
 
 def prepare_run(request: RunRequest) -> PreparedRun:
     """Raises PreflightError; leaves no folder behind then."""
-    raise NotImplementedError
+    try:
+        facts = read_server(request.origin, read_api_key())
+        served = _served_model(request, facts)
+        prediction = _prediction(request, facts, served)
+        stages = () if request.users_max is not None else plan_stages(request.scenario, prediction)
+        _reserve_file_descriptors(request.users_max or max(stage.users for stage in stages))
+        return _open_folder(request, facts, served, prediction, stages)
+    except ServerUnreachable as error:
+        raise PreflightError(str(error), exit_code=EXIT_UNREACHABLE) from error
+    except (ServerError, OriginError, ScenarioError, SpecError, RunFolderError) as error:
+        raise PreflightError(str(error)) from error
 
 
 def open_prepared(root: Path) -> PreparedRun:
     """The run that `ullage signoff` prepared, read back by the Locust process it starts."""
-    raise NotImplementedError
+    try:
+        folder = RunFolder.open(root)
+        manifest = folder.read_manifest()
+        return PreparedRun(
+            folder=folder,
+            manifest=manifest,
+            scenario=parse_scenario(dict(manifest.scenario)),
+            prediction=folder.read_prediction(),
+        )
+    except (RunFolderError, ScenarioError) as error:
+        raise PreflightError(str(error)) from error
+
+
+def _served_model(request: RunRequest, facts: ServerFacts) -> ServedModel:
+    found = facts.reading.engine if facts.reading else None
+    if found is not None and found != request.engine:
+        raise PreflightError(f"{request.origin} is a {found} server: use --engine {found}")
+    names = ", ".join(model.name for model in facts.models)
+    if request.model is None:
+        if len(facts.models) != 1:
+            raise PreflightError(f"{request.origin} serves {names or 'no model'}: name one with --model")
+        return facts.models[0]
+    for model in facts.models:
+        if model.name == request.model:
+            return model
+    raise PreflightError(
+        f"{request.origin} does not serve {request.model!r}; it serves {names or 'no model'}: correct --model"
+    )
+
+
+def _prediction(request: RunRequest, facts: ServerFacts, served: ServedModel) -> Prediction | None:
+    """From the server's own cache when it shows one, else from the model and the GPU, else none."""
+    max_model_len = request.max_model_len or served.max_model_len
+    longest_tokens = request.scenario.workload.longest_tokens
+    if served.max_model_len is not None and longest_tokens > served.max_model_len:
+        raise PreflightError(
+            f"a request of this scenario can reach {longest_tokens} tokens, but {served.name} serves at most "
+            f"{served.max_model_len} (max_model_len): shorten input_tokens or output_tokens"
+        )
+    shown = kv_pool_from_metrics(facts.reading, max_model_len) if facts.reading else None
+    pool = shown or request.pool
+    if pool is None:
+        return None
+    return predict(
+        pool,
+        request.scenario.workload,
+        max_model_len=max_model_len or longest_tokens,
+        slots=request.max_num_seqs,
+    )
+
+
+def _reserve_file_descriptors(users: int) -> None:
+    needed = users + SPARE_FILE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise PreflightError(
+            f"{users} users need {needed} file descriptors and this process may open {hard}: raise ulimit -n"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _open_folder(
+    request: RunRequest,
+    facts: ServerFacts,
+    served: ServedModel,
+    prediction: Prediction | None,
+    stages: Sequence[PlannedStage],
+) -> PreparedRun:
+    wall_ns, mono_ns = time.time_ns(), time.perf_counter_ns()
+    created = datetime.fromtimestamp(wall_ns / 1e9, tz=UTC)
+    folder = _new_folder(request.runs_root, f"{created:%Y%m%dT%H%M%SZ}-{_slug(served.name)}")
+    manifest = Manifest(
+        run_id=folder.run_id,
+        created_utc=created.isoformat(timespec="seconds"),
+        wall_ns=wall_ns,
+        mono_ns=mono_ns,
+        versions=_versions(facts),
+        host=str(request.origin),
+        engine=request.engine,
+        model=served.name,
+        scenario=dataclasses.asdict(request.scenario),
+        stages=tuple(stages),
+        server=dict(facts.reading.cache_config) if facts.reading else {},
+    )
+    folder.write_manifest(manifest)
+    if prediction is not None:
+        folder.write_prediction(prediction)
+    return PreparedRun(folder=folder, manifest=manifest, scenario=request.scenario, prediction=prediction)
+
+
+def _new_folder(runs_root: Path, run_id: str) -> RunFolder:
+    for attempt in ("", "-2", "-3", "-4"):  # runs that start within the same second
+        if not (runs_root / f"{run_id}{attempt}").exists():
+            return RunFolder.create(runs_root, f"{run_id}{attempt}")
+    raise RunFolderError(f"cannot create a run folder {run_id} in {runs_root}: too many of that name")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rsplit("/", 1)[-1]).strip("-.").lower()[:40] or "model"
+
+
+def _versions(facts: ServerFacts) -> Mapping[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("ullage", "locust", "gevent"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if facts.version is not None:
+        found["server"] = facts.version
+    return found

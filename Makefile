@@ -1,0 +1,57 @@
+# The one task runner; every target is what a person could type.
+PYTHON ?= python3
+BIN := .venv/bin
+VLLM_BIN := .venv-vllm/bin
+SCENARIO ?= configs/scenarios/qwen-chat.yaml
+
+.PHONY: help demo test check lint types layers vllm bench fix clean
+
+help:
+	@echo "make demo    predict, load, observe and sign against the simulated server (under 3 minutes)"
+	@echo "make test    all hermetic tests"
+	@echo "make check   format, lint, types, layers, tests: what CI runs"
+	@echo "make vllm    the same sign-off against a real vLLM on the CPU (3.4 GB, builds its own venv)"
+	@echo "make bench   the benchmarks; findings go to benchmarks/LOG.md"
+	@echo "make fix     format and mend what can be mended by machine"
+
+demo: .venv/installed
+	$(BIN)/ullage signoff --scenario $(SCENARIO)
+
+test: .venv/installed
+	$(BIN)/pytest
+
+check: lint types layers test
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+layers: .venv/installed
+	$(BIN)/lint-imports
+
+vllm: .venv/installed .venv-vllm/installed
+	$(BIN)/pytest tests/vllm --timeout 900 -s
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/twin_speed.py
+	$(BIN)/python benchmarks/metrics_page.py
+
+fix: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .venv-vllm build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.venv-vllm/installed: tests/vllm/install.py
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/python tests/vllm/install.py
+	@touch $@

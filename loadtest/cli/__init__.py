@@ -1,0 +1,67 @@
+"""The `ullage` command. A command's module is imported only when that command runs, so --help is quick.
+
+Exit codes: 0 PASS, 1 FAIL (limit breached), 2 usage or configuration, 3 target unreachable or died,
+4 inconclusive, 5 client-bound (void); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, Final
+
+import click
+
+COMMANDS: Final = {
+    "estimate": "How many requests fit? From model, GPU and engine flags.",
+    "twin": "Serve a simulated vLLM whose saturation emerges from its scheduler.",
+    "signoff": "Predict, load, observe and sign, in one run.",
+    "report": "Make the report of a run again, from its rows.",
+}
+EXIT_USAGE: Final = 2
+
+
+class LazyGroup(click.Group):
+    """Finds a command in the module loadtest.cli.<name>; errors of any command end in one sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"loadtest.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from estimator.spec import SpecError
+        from loadtest.conductor.prepare import PreflightError
+        from loadtest.origin import OriginError
+        from loadtest.row_file import RowFileError
+        from loadtest.run_folder import RunFolderError
+        from loadtest.scenario import ScenarioError
+
+        try:
+            return super().invoke(ctx)
+        except PreflightError as error:
+            _fail(str(error), error.exit_code)
+        except (SpecError, ScenarioError, OriginError, RunFolderError, RowFileError) as error:
+            _fail(str(error), EXIT_USAGE)
+        except KeyboardInterrupt:
+            _fail("interrupted", 130)
+
+
+def _fail(sentence: str, exit_code: int) -> None:
+    click.echo(f"ullage: {sentence}", err=True)
+    sys.exit(exit_code)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ullage", prog_name="ullage")
+def main() -> None:
+    """Capacity sign-off for self-hosted LLMs: how many requests fit at once, and is that true?"""

@@ -1,0 +1,45 @@
+"""What a server shows of its KV cache -> KvPool, or nothing where the figures do not fit one cache group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from estimator.capacity import KvPool, vllm_headline
+from loadtest.collector.engine_metrics import EngineReading
+
+NULL_BLOCKS: Final = 1
+"""vLLM keeps block 0 as the null block and counts it in num_gpu_blocks."""
+
+
+def kv_pool_from_metrics(reading: EngineReading, max_model_len: int | None) -> KvPool | None:
+    """The pool of vLLM's cache_config_info; None when it is absent or belongs to several cache groups.
+
+    Models with sliding windows or recurrent state have several groups of blocks, and `block_size` is then
+    only the smallest of them: multiplying it would be a wrong number. Where the server shows its own
+    kv_cache_size_tokens, it must agree with a single group (vLLM 0.32); older servers show none.
+    """
+    if reading.signals.get("engines", 1) > 1:  # each data-parallel rank has a pool of its own
+        return None
+    blocks = _count(reading.cache_config, "num_gpu_blocks")
+    block_size = _count(reading.cache_config, "block_size")
+    if blocks is None or block_size is None or blocks <= NULL_BLOCKS:
+        return None
+    pool = KvPool(
+        blocks=blocks,
+        reserved_blocks=NULL_BLOCKS,
+        block_size_tokens=block_size,
+        bytes_per_block=None,
+        source="metrics",
+    )
+    shown_tokens = _count(reading.cache_config, "kv_cache_size_tokens")
+    if shown_tokens is not None and max_model_len is not None:
+        one_group = vllm_headline(pool, max_model_len)
+        if one_group.cache_tokens != shown_tokens:
+            return None
+    return pool
+
+
+def _count(labels: Mapping[str, str], name: str) -> int | None:
+    text = labels.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else None

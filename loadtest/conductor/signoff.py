@@ -1,0 +1,171 @@
+"""The whole loop in one call: twin when no host is given, preflight, load, report."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from estimator.twin.profile import read_profile
+
+import loadtest
+from estimator.capacity import KvPool
+from estimator.spec import EngineName
+from loadtest.conductor.prepare import (
+    EXIT_UNREACHABLE,
+    PreflightError,
+    PreparedRun,
+    RunRequest,
+    prepare_run,
+)
+from loadtest.origin import parse_origin
+from loadtest.records import Event
+from loadtest.row_file import Damage, read_rows
+from loadtest.run_folder import RunFolder
+from loadtest.scenario import Scenario
+
+LOCUSTFILES: Final = {"vllm": "qwen.py", "lmdeploy": "qwen_lmdeploy.py"}
+TWIN_STOP_S: Final = 5.0
+POLL_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignoffRequest:
+    """What a person asked for; without a host the scenario's twin stands in."""
+
+    scenario: Scenario
+    host: str | None
+    engine: EngineName
+    model: str | None
+    max_num_seqs: int | None
+    pool: KvPool | None
+    processes: int
+    runs_root: Path
+
+
+def sign_off(request: SignoffRequest, say: Callable[[str], None]) -> RunFolder:
+    """Runs the load and returns the folder whose rows the report is made of. Raises PreflightError."""
+    if request.host is not None:
+        return _load(request, request.host, request.max_num_seqs, say)
+    if request.scenario.twin is None:
+        raise PreflightError("give --host, or name a `twin` in the scenario to stand in for the server")
+    profile = read_profile(request.scenario.twin)
+    say(f"no --host: starting the simulated server {request.scenario.twin!r} on loopback")
+    with running_twin(request.scenario.twin) as host:
+        return _load(request, host, request.max_num_seqs or profile.max_num_seqs, say)
+
+
+def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[str], None]) -> RunFolder:
+    run = prepare_run(
+        RunRequest(
+            origin=parse_origin(host),
+            scenario=request.scenario,
+            engine=request.engine,
+            runs_root=request.runs_root,
+            model=request.model,
+            max_num_seqs=slots,
+            pool=request.pool,
+        )
+    )
+    minutes = sum(stage.hold_s for stage in run.manifest.stages) / 60
+    say(f"{run.manifest.model} at {host}: {len(run.manifest.stages)} stages, {minutes:.1f} minutes")
+    run_load(run, processes=request.processes, say=say)
+    return run.folder
+
+
+@contextmanager
+def running_twin(profile: str) -> Iterator[str]:
+    """Starts the simulated server on a free loopback port and yields its base URL; ends it after.
+
+    Raises PreflightError with the twin's own last words when it does not come up.
+    """
+    command = [sys.executable, "-m", "estimator.twin.server", "--profile", profile, "--port", "0"]
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        twin = subprocess.Popen(  # noqa: S603  (our own module, no shell)
+            [*command, "--exit-with-stdin"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            assert twin.stdout is not None
+            ready = twin.stdout.readline()
+            if not ready.startswith("twin ready on "):
+                twin.wait(timeout=TWIN_STOP_S)
+                errors.seek(0)
+                raise PreflightError(_last_line(errors.read()) or "the simulated server did not start")
+            yield ready.split()[3]
+        finally:
+            assert twin.stdin is not None
+            twin.stdin.close()
+            _end(twin)
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=TWIN_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def run_load(run: PreparedRun, *, processes: int, say: Callable[[str], None]) -> None:
+    """Drives the prepared run with Locust and returns when it ended.
+
+    Locust's own output goes to locust.log in the run folder. Raises PreflightError when Locust could not
+    even start; whatever rows were written stay.
+    """
+    locustfile = Path(loadtest.__file__).parent / LOCUSTFILES[run.manifest.engine]
+    command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless"]
+    command += ["--host", run.manifest.host, "--run-folder", str(run.folder.root)]
+    if processes > 1:
+        command += ["--processes", str(processes), "--master-bind-host", "127.0.0.1"]
+    log = run.folder.log_path("locust")
+    with log.open("wb") as output:
+        locust = subprocess.Popen(  # noqa: S603  (our own locustfile, no shell)
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True
+        )
+    try:
+        _follow(run, locust, say)
+    except KeyboardInterrupt:
+        say("interrupted: waiting for Locust to write what it has")
+        locust.send_signal(signal.SIGINT)
+        locust.wait(timeout=30)
+    finally:
+        if locust.poll() is None:
+            _end(locust)
+    if not run.folder.events_path.is_file():
+        words = _last_line(log.read_text(encoding="utf-8", errors="replace"))
+        raise PreflightError(words or f"Locust did not start; see {log}", exit_code=EXIT_UNREACHABLE)
+
+
+def _follow(run: PreparedRun, locust: subprocess.Popen[str], say: Callable[[str], None]) -> None:
+    """One line a stage, taken from the rows: what a person sees is what the report will read."""
+    told = 0
+    while locust.poll() is None:
+        time.sleep(POLL_S)
+        stages = _stage_events(run.folder.events_path)
+        for event in stages[told:]:
+            data = event.data
+            say(f"stage {int(data['index'] or 0) + 1} of {len(run.manifest.stages)}: {data['users']} users")
+        told = len(stages)
+
+
+def _stage_events(path: Path) -> list[Event]:
+    if not path.is_file():
+        return []
+    return [row for row in read_rows(path, Damage()) if isinstance(row, Event) and row.event == "stage"]
