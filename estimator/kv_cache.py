@@ -17,6 +17,14 @@ _SHARES = tuple((i + 0.5) / 64 for i in range(64))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KvFormat:
+    """How K and V are stored: bits an element, and bytes of scales a token and head (K and V together)."""
+
+    bits: int
+    scale_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """Blocks one request occupies: with its shortest prompt in, at its longest, and on average."""
 
@@ -34,15 +42,15 @@ def heads_on_rank(kv_heads: int, tp: int) -> int:
     return max(1, kv_heads // tp)
 
 
-def page_bytes(layer: CacheLayer, block_size: int, tp: int, element_bytes: int) -> int:
-    """Bytes of one block of one layer on one rank: heads x tokens x (K + V elements) x bytes an element."""
-    elements_per_token = heads_on_rank(layer.kv_heads, tp) * (layer.head_size + layer.head_size_v)
-    return block_size * elements_per_token * element_bytes
+def page_bytes(layer: CacheLayer, block_size: int, tp: int, kv_format: KvFormat) -> int:
+    """Bytes of one block of one layer on one rank: tokens x heads x (K + V elements, and their scales)."""
+    head_bytes = (layer.head_size + layer.head_size_v) * kv_format.bits // 8 + kv_format.scale_bytes
+    return block_size * heads_on_rank(layer.kv_heads, tp) * head_bytes
 
 
-def bytes_per_block(layers: Iterable[CacheLayer], block_size: int, tp: int, element_bytes: int) -> int:
+def bytes_per_block(layers: Iterable[CacheLayer], block_size: int, tp: int, kv_format: KvFormat) -> int:
     """Bytes one block id costs on one rank: it stands for one page in every layer of the group."""
-    return sum(page_bytes(layer, block_size, tp, element_bytes) for layer in layers)
+    return sum(page_bytes(layer, block_size, tp, kv_format) for layer in layers)
 
 
 def held_blocks(tokens: int, block_size: int) -> int:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
+from estimator.errors import PlainError
+
 EngineName = Literal["vllm", "lmdeploy"]
 LengthKind = Literal["constant", "uniform", "lognormal"]
 CacheKind = Literal["full"]
 
 
-class SpecError(ValueError):
+class SpecError(PlainError, ValueError):
     """A value that cannot be: the message is one sentence that names the field and the fix."""
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from estimator.errors import PlainError
+
 API_KEY_VARIABLE: Final = "ULLAGE_API_KEY"
 API_KEY_FILE_VARIABLE: Final = "ULLAGE_API_KEY_FILE"
 
 
-class OriginError(ValueError):
+class OriginError(PlainError, ValueError):
     """A host or key that cannot be used: one sentence that names the fix."""
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from estimator.errors import PlainError
 from loadtest.records import ROW_SCHEMA, Event, RequestIssued, RequestRecord, Row, Sample
 
 _KINDS: Final[dict[str, type[Row]]] = {
@@ -29,7 +30,7 @@ _FIELDS: Final = {
 }
 
 
-class RowFileError(Exception):
+class RowFileError(PlainError):
     """A row cannot be stored: the message is one sentence that names the file and the fix."""
 
 

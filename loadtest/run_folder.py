@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from estimator.capacity import Prediction
+from estimator.errors import PlainError
 from loadtest.records import Row
 from loadtest.row_file import Damage, RowWriter, read_rows
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 RunState = Literal["running", "complete", "interrupted"]
 
 
-class RunFolderError(Exception):
+class RunFolderError(PlainError):
     """The run folder cannot be used: the message is one sentence that names the path and the fix."""
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from estimator.errors import PlainError
 from estimator.spec import Lengths, SpecError, Workload
 
 SCENARIO_BYTES_MAX: Final = 1_000_000
@@ -20,7 +21,7 @@ _STRICT: Final = {"extra": "forbid"}
 Endpoint = Literal["completions", "chat"]
 
 
-class ScenarioError(ValueError):
+class ScenarioError(PlainError, ValueError):
     """The scenario cannot be used: one sentence that names the key and the fix."""
 
 
@@ -160,6 +161,12 @@ def parse_scenario(body: Any) -> Scenario:
         raise ScenarioError(_sentence(error)) from error
     except SpecError as error:
         raise ScenarioError(str(error)) from error
+
+
+def scenario_body(scenario: Scenario) -> dict[str, Any]:
+    """Plain data that parse_scenario turns into an equal Scenario again, also after a trip through JSON."""
+    body: dict[str, Any] = TypeAdapter(Scenario).dump_python(scenario, mode="json", exclude_none=True)
+    return body
 
 
 def _sentence(error: ValidationError) -> str:

@@ -12,13 +12,15 @@ from typing import Any, Final
 
 import click
 
+from estimator.errors import PlainError
+
 COMMANDS: Final = {
     "estimate": "How many requests fit? From model, GPU and engine flags.",
     "twin": "Serve a simulated vLLM whose saturation emerges from its scheduler.",
     "signoff": "Predict, load, observe and sign, in one run.",
     "report": "Make the report of a run again, from its rows.",
 }
-EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
 
 
 class LazyGroup(click.Group):
@@ -39,21 +41,12 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        from estimator.spec import SpecError
-        from loadtest.conductor.prepare import PreflightError
-        from loadtest.origin import OriginError
-        from loadtest.row_file import RowFileError
-        from loadtest.run_folder import RunFolderError
-        from loadtest.scenario import ScenarioError
-
         try:
             return super().invoke(ctx)
-        except PreflightError as error:
+        except PlainError as error:
             _fail(str(error), error.exit_code)
-        except (SpecError, ScenarioError, OriginError, RunFolderError, RowFileError) as error:
-            _fail(str(error), EXIT_USAGE)
         except KeyboardInterrupt:
-            _fail("interrupted", 130)
+            _fail("interrupted", EXIT_INTERRUPTED)
 
 
 def _fail(sentence: str, exit_code: int) -> None:

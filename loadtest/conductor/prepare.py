@@ -5,7 +5,6 @@ Everything that can be wrong is found here, before the first request and before 
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import re
 import resource
@@ -18,29 +17,21 @@ from pathlib import Path
 from typing import Final
 
 from estimator.capacity import KvPool, Prediction, predict
-from estimator.spec import EngineName, SpecError
+from estimator.errors import EXIT_USAGE, PlainError
+from estimator.spec import EngineName
 from loadtest.conductor.plan import plan_stages
 from loadtest.conductor.pool import kv_pool_from_metrics
-from loadtest.conductor.server_facts import (
-    ServedModel,
-    ServerError,
-    ServerFacts,
-    ServerUnreachable,
-    read_server,
-)
-from loadtest.origin import Origin, OriginError, read_api_key
+from loadtest.conductor.server_facts import ServedModel, ServerFacts, read_server
+from loadtest.origin import Origin, read_api_key
 from loadtest.run_folder import Manifest, PlannedStage, RunFolder, RunFolderError
-from loadtest.scenario import Scenario, ScenarioError, parse_scenario
+from loadtest.scenario import Scenario, parse_scenario, scenario_body
 
 SPARE_FILE_DESCRIPTORS: Final = 100
 """What a process needs beside one socket a user: row files, logs, the event loop, the collector's pipe."""
 
-EXIT_USAGE: Final = 2
-EXIT_UNREACHABLE: Final = 3
 
-
-class PreflightError(Exception):
-    """The run cannot start: one sentence that names the fix, and the exit code of the command (2 or 3)."""
+class PreflightError(PlainError):
+    """The run cannot start; the exit code is 2 for what was asked, 3 for a server that is not there."""
 
     def __init__(self, message: str, *, exit_code: int = EXIT_USAGE) -> None:
         super().__init__(message)
@@ -84,10 +75,8 @@ def prepare_run(request: RunRequest) -> PreparedRun:
         stages = () if request.users_max is not None else plan_stages(request.scenario, prediction)
         _reserve_file_descriptors(request.users_max or max(stage.users for stage in stages))
         return _open_folder(request, facts, served, prediction, stages)
-    except ServerUnreachable as error:
-        raise PreflightError(str(error), exit_code=EXIT_UNREACHABLE) from error
-    except (ServerError, OriginError, ScenarioError, SpecError, RunFolderError) as error:
-        raise PreflightError(str(error)) from error
+    except PlainError as error:
+        raise PreflightError(str(error), exit_code=error.exit_code) from error
 
 
 def open_prepared(root: Path) -> PreparedRun:
@@ -101,8 +90,8 @@ def open_prepared(root: Path) -> PreparedRun:
             scenario=parse_scenario(dict(manifest.scenario)),
             prediction=folder.read_prediction(),
         )
-    except (RunFolderError, ScenarioError) as error:
-        raise PreflightError(str(error)) from error
+    except PlainError as error:
+        raise PreflightError(str(error), exit_code=error.exit_code) from error
 
 
 def _served_model(request: RunRequest, facts: ServerFacts) -> ServedModel:
@@ -174,7 +163,7 @@ def _open_folder(
         host=str(request.origin),
         engine=request.engine,
         model=served.name,
-        scenario=dataclasses.asdict(request.scenario),
+        scenario=scenario_body(request.scenario),
         stages=tuple(stages),
         server=dict(facts.reading.cache_config) if facts.reading else {},
     )

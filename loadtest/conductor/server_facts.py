@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from estimator.errors import EXIT_UNREACHABLE, PlainError
 from loadtest.collector.engine_metrics import EngineReading, read_engine_page
 from loadtest.origin import ApiKey, Origin
 
@@ -20,12 +21,14 @@ ANSWER_BYTES_MAX: Final = 16 * 2**20
 ASK_TIMEOUT_S: Final = 10.0
 
 
-class ServerError(Exception):
+class ServerError(PlainError):
     """The server answered, but not as an OpenAI-compatible server does: one sentence that names the fix."""
 
 
 class ServerUnreachable(ServerError):  # noqa: N818  (reads as what happened)
     """No answer at all."""
+
+    exit_code = EXIT_UNREACHABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

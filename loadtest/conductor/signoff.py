@@ -13,18 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from estimator.twin.profile import read_profile
-
 import loadtest
 from estimator.capacity import KvPool
+from estimator.errors import EXIT_UNREACHABLE
 from estimator.spec import EngineName
-from loadtest.conductor.prepare import (
-    EXIT_UNREACHABLE,
-    PreflightError,
-    PreparedRun,
-    RunRequest,
-    prepare_run,
-)
+from estimator.twin.profile import read_profile
+from loadtest.conductor.prepare import PreflightError, PreparedRun, RunRequest, prepare_run
 from loadtest.origin import parse_origin
 from loadtest.records import Event
 from loadtest.row_file import Damage, read_rows

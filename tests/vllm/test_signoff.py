@@ -1,21 +1,144 @@
-"""The same sign-off against a real vLLM: is the prediction true where scheduler and cache are not ours?"""
+"""The same sign-off against a real vLLM: is the prediction true where scheduler and cache are not ours?
+
+The figures are folded from the run's rows here, apart from the report, so that both must agree.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-
 from conftest import FLAGS, ROOT, Vllm
+
 from estimator.capacity import predict, vllm_headline
+from estimator.hf_config import read_model
 from estimator.spec import EngineSpec, Workload
-from loadtest.results import load_results
+from loadtest.records import Event, Sample
+from loadtest.results import RunRows, load_results
 from loadtest.run_folder import RunFolder
 
 MAX_MODEL_LEN = int(FLAGS["--max-model-len"])
 SLOTS = int(FLAGS["--max-num-seqs"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedRun:
+    """What `ullage signoff` printed and left behind."""
+
+    exit_code: int
+    out: str
+    folder: RunFolder
+    rows: RunRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFacts:
+    """One stage as the server saw it: preemptions over the whole stage, means over its judged window."""
+
+    users: int
+    preemptions: float
+    running_mean: float
+
+
+@pytest.fixture(scope="session")
+def signed(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SignedRun]:
+    runs = tmp_path_factory.mktemp("runs")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "loadtest.cli", "signoff", "--host", vllm.host, "--runs-dir", runs),
+            *("--scenario", ROOT / "configs/scenarios/qwen-chat.yaml", "--max-num-seqs", str(SLOTS)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=400,
+    )
+    print(f"\n{done.stdout}")
+    folders = list(Path(runs).iterdir())
+    assert len(folders) == 1, "the sign-off left no run folder"
+    folder = RunFolder.open(folders[0])
+    yield SignedRun(exit_code=done.returncode, out=done.stdout, folder=folder, rows=load_results(folder))
+
+
+def stages(rows: RunRows) -> list[StageFacts]:
+    marks = [event for event in rows.events if event.event in ("stage", "run_end")]
+    engine = [sample for sample in rows.samples if sample.source == "engine" and sample.gap is None]
+    return [
+        _facts(mark, engine, mark.at_ns, after.at_ns) for mark, after in zip(marks, marks[1:], strict=False)
+    ]
+
+
+def _facts(mark: Event, engine: list[Sample], start_ns: int, end_ns: int) -> StageFacts:
+    inside = [sample for sample in engine if start_ns <= sample.at_ns <= end_ns]
+    settled_ns = start_ns + int(float(mark.data["settle_s"] or 0) * 1e9)
+    running = [sample.signals["running"] for sample in inside if sample.at_ns >= settled_ns]
+    preemptions = [sample.signals["preemptions_total"] for sample in inside]
+    return StageFacts(
+        users=int(mark.data["users"] or 0),
+        preemptions=preemptions[-1] - preemptions[0],
+        running_mean=sum(running) / len(running),
+    )
+
+
+def test_the_prediction_from_metrics_equals_the_prediction_from_the_config(
+    vllm: Vllm, signed: SignedRun
+) -> None:
+    shown = signed.folder.read_prediction()
+    assert shown is not None
+    model = read_model(vllm.model_folder)
+    engine = EngineSpec(
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=SLOTS,
+        block_size=int(FLAGS["--block-size"]),
+        num_gpu_blocks_override=int(FLAGS["--num-gpu-blocks-override"]),
+    )
+    computed = predict(
+        pool_of(model, engine), Workload.constant(256, 256), max_model_len=MAX_MODEL_LEN, slots=SLOTS
+    )
+    assert (computed.n_guaranteed, computed.n_saturation) == (shown.n_guaranteed, shown.n_saturation)
+    assert computed.pool.usable_blocks == shown.pool.usable_blocks == 511
+    server = signed.folder.read_manifest().server
+    headline = vllm_headline(computed.pool, MAX_MODEL_LEN)
+    assert server["kv_cache_size_tokens"] == str(headline.cache_tokens)
+    assert float(server["kv_cache_max_concurrency"]) == headline.max_concurrency
+
+
+def test_the_guaranteed_number_is_held_without_preemption(signed: SignedRun) -> None:
+    prediction = signed.folder.read_prediction()
+    assert prediction is not None
+    below = [stage for stage in stages(signed.rows) if stage.users <= prediction.n_guaranteed]
+    assert max(stage.users for stage in below) == prediction.n_guaranteed == 31
+    assert [stage.preemptions for stage in below] == [0.0] * len(below)
+
+
+def test_preemption_appears_within_a_fifth_above_the_guarantee(signed: SignedRun) -> None:
+    prediction = signed.folder.read_prediction()
+    assert prediction is not None
+    ceiling = 1.2 * prediction.n_guaranteed
+    just_above = [s for s in stages(signed.rows) if prediction.n_guaranteed < s.users <= ceiling]
+    assert sum(stage.preemptions for stage in just_above) > 0
+
+
+def test_the_mean_running_at_overload_is_the_predicted_saturation(signed: SignedRun) -> None:
+    prediction = signed.folder.read_prediction()
+    assert prediction is not None
+    overload = stages(signed.rows)[-1]
+    assert overload.users > prediction.n_saturation
+    assert overload.running_mean == pytest.approx(prediction.n_saturation, rel=0.10)
+
+
+def test_every_request_of_a_clean_run_succeeded_with_the_planned_tokens(signed: SignedRun) -> None:
+    lengths = {(r.outcome, r.input_tokens, r.output_tokens) for r in signed.rows.requests}
+    assert ("ok", 256, 256) in lengths
+    assert lengths <= {("ok", 256, 256), ("client_cancel", None, None)}
+
+
+def test_the_sign_off_is_a_pass_with_the_buffer_applied_once(signed: SignedRun) -> None:
+    report = json.loads(signed.folder.report_path("json").read_text(encoding="utf-8"))
+    assert signed.exit_code == 0, signed.out
+    assert "SIGN-OFF    24 parallel requests" in signed.out  # floor(0.8 x 31)
+    assert report

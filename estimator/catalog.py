@@ -1,0 +1,105 @@
+"""Reads models and GPUs by name from configs/: data a person can add to without touching code.
+
+The folder sits beside the packages; ULLAGE_CONFIGS names another one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from estimator.spec import GpuSpec, SpecError
+from estimator.units import GB, MIB
+
+FILE_BYTES_MAX: Final = 1_000_000
+GPU_KEYS: Final = (
+    "memory_total_mib",
+    "memory_bandwidth_gb_per_s",
+    "dense_bf16_tflops",
+    "compute_capability",
+)
+
+
+def configs_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Raises SpecError when there is no catalog."""
+    given = environ.get("ULLAGE_CONFIGS")
+    folder = Path(given) if given else Path(__file__).resolve().parents[1] / "configs"
+    if not folder.is_dir():
+        raise SpecError(f"no catalog at {folder}; set ULLAGE_CONFIGS to the project's configs folder")
+    return folder
+
+
+def find_model(name_or_path: str, folder: Path | None = None) -> Path:
+    """A path to a config.json or a model folder as it is; else the catalog's file of that name.
+
+    Raises SpecError, with the nearest names, when there is neither.
+    """
+    path = Path(name_or_path)
+    if path.exists():
+        return path
+    if path.suffix == ".json" or len(path.parts) > 2:
+        raise SpecError(f"there is no {name_or_path}; give a config.json, a model folder or a catalog name")
+    return _find(name_or_path, "models", (".json",), folder or configs_folder())
+
+
+def read_gpu(name: str, folder: Path | None = None) -> GpuSpec:
+    """Raises SpecError, with the nearest names, when the catalog has no such GPU or its file is wrong."""
+    file = _find(name, "gpus", (".yaml", ".yml"), folder or configs_folder())
+    facts = _read_yaml(file)
+    unknown = [key for key in facts if key not in GPU_KEYS]
+    if unknown:
+        raise SpecError(f"{file.name}: unknown key {unknown[0]!r}; known are {', '.join(GPU_KEYS)}")
+    try:
+        major, minor = (int(part) for part in str(facts["compute_capability"]).split("."))
+        return GpuSpec(
+            name=file.stem,
+            memory_total_bytes=round(facts["memory_total_mib"] * MIB),
+            memory_bandwidth_bytes_per_s=float(facts["memory_bandwidth_gb_per_s"]) * GB,
+            dense_bf16_flops_per_s=float(facts["dense_bf16_tflops"]) * 1e12,
+            compute_capability=(major, minor),
+        )
+    except KeyError as missing:
+        raise SpecError(f"{file.name} has no {missing.args[0]}") from None
+    except SpecError:
+        raise
+    except (TypeError, ValueError, OverflowError):
+        raise SpecError(f'{file.name}: its values must be numbers, compute_capability like "9.0"') from None
+
+
+def names(kind: str, folder: Path) -> list[str]:
+    """Every name the catalog has of `kind` ("models" or "gpus"), sorted."""
+    return sorted({file.stem for file in (folder / kind).glob("*") if file.is_file()})
+
+
+def _find(name: str, kind: str, suffixes: tuple[str, ...], folder: Path) -> Path:
+    by_name = {
+        file.stem.lower(): file for file in sorted((folder / kind).glob("*")) if file.suffix in suffixes
+    }
+    asked = name.rsplit("/", 1)[-1].lower()  # "Qwen/Qwen3-8B" is how the hub spells it
+    if asked in by_name:
+        return by_name[asked]
+    near = difflib.get_close_matches(asked, by_name, n=3, cutoff=0.4)
+    known = [by_name[stem].stem for stem in near] or names(kind, folder)
+    raise SpecError(
+        f"configs/{kind} has no {name!r}; did you mean {' or '.join(known)}?"
+        if known
+        else f"configs/{kind} is empty; add {name}{suffixes[0]} to it"
+    )
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    text = file.read_bytes()
+    if len(text) > FILE_BYTES_MAX:
+        raise SpecError(f"{file.name} is larger than {FILE_BYTES_MAX:,} bytes")
+    try:
+        facts = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SpecError(f"{file.name} is not YAML") from None
+    if not isinstance(facts, dict):
+        raise SpecError(f"{file.name} must hold keys and values: {', '.join(GPU_KEYS)}")
+    return facts

@@ -1,0 +1,94 @@
+"""The VRAM ledger: what one GPU's memory goes to, line by line, until the KV cache has its share.
+
+Every line is an Interval with the reason beside it, and the lines sum to the total exactly: what is not
+known is a wider interval, never a hidden remainder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from estimator.kv_cache import KvFormat
+from estimator.spec import Interval, SpecError
+
+PoolSource = Literal["config", "flags"]
+KV_CACHE: Final = "KV cache"
+LEFT_FREE: Final = "left free"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One use of the memory of one GPU, in bytes, and where the figure comes from."""
+
+    name: str
+    size_bytes: Interval
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """All uses of one GPU's memory. Invariant: the likely sizes sum to total_bytes, to the byte."""
+
+    total_bytes: int
+    lines: tuple[Line, ...]
+
+    def __post_init__(self) -> None:
+        accounted_bytes = sum(line.size_bytes.likely for line in self.lines)
+        if accounted_bytes != self.total_bytes:
+            raise SpecError(f"the ledger sums to {accounted_bytes}, not to the total {self.total_bytes}")
+
+    def line(self, name: str) -> Line:
+        return next(line for line in self.lines if line.name == name)
+
+    @property
+    def kv_bytes(self) -> Interval:
+        return self.line(KV_CACHE).size_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """An EngineSpec with the engine's own defaults filled in."""
+
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    memory_share: float
+    """vLLM: of the total (--gpu-memory-utilization). LMDeploy: of what is free after the weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvBudget:
+    """How many blocks one GPU's memory gives, with the ledger that says why."""
+
+    limits: EngineLimits
+    ledger: Ledger
+    blocks: Interval
+    """Whole blocks, reserved ones included."""
+    reserved_blocks: int
+    bytes_per_block: int
+    kv_format: KvFormat
+    source: PoolSource
+    cautions: tuple[str, ...]
+
+
+def whole_bytes(low: float, likely: float, high: float) -> Interval:
+    """An Interval of whole bytes, so that ledgers add up without rounding."""
+    return Interval(low=round(low), likely=round(likely), high=round(high))
+
+
+def settle(total_bytes: int, claims: Iterable[Line], rest_name: str, rest_source: str) -> Ledger:
+    """The ledger whose last line takes what the claims leave; its range mirrors theirs.
+
+    The rest may be negative: the caller says what that means.
+    """
+    lines = tuple(claims)
+    rest = Interval(
+        low=total_bytes - sum(line.size_bytes.high for line in lines),
+        likely=total_bytes - sum(line.size_bytes.likely for line in lines),
+        high=total_bytes - sum(line.size_bytes.low for line in lines),
+    )
+    rest_line = Line(name=rest_name, size_bytes=rest, source=rest_source)
+    return Ledger(total_bytes=total_bytes, lines=(*lines, rest_line))

@@ -1,0 +1,111 @@
+"""configs/engines/NAME.yaml -> TwinProfile: the flags and step cost of a simulated server. The boundary."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from estimator.capacity import KvPool
+from estimator.catalog import configs_folder
+from estimator.spec import SpecError
+from estimator.twin.cost import StepCost
+from estimator.twin.engine import EngineLimits
+from estimator.units import ceil_div
+
+PROFILE_BYTES_MAX: Final = 1_000_000
+NULL_BLOCKS: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwinProfile:
+    """A simulated server, in the words of vLLM's own flags."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (a mistyped YAML key is refused by name)
+
+    served_model_name: str
+    num_gpu_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    gpu_memory_utilization: float
+    step_cost: StepCost
+
+    def __post_init__(self) -> None:
+        if not self.served_model_name.strip():
+            raise SpecError("served_model_name is empty")
+        usable = self.num_gpu_blocks - NULL_BLOCKS
+        needed = ceil_div(self.max_model_len, self.limits.block_size)
+        if needed > usable:  # vLLM refuses to start then (kv_cache_utils.check_enough_kv_cache_memory)
+            raise SpecError(
+                f"one request of max_model_len {self.max_model_len} needs {needed} blocks and the cache "
+                f"has {usable}; raise num_gpu_blocks or lower max_model_len"
+            )
+
+    @property
+    def limits(self) -> EngineLimits:
+        return EngineLimits(
+            num_gpu_blocks=self.num_gpu_blocks,
+            block_size=self.block_size,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_model_len=self.max_model_len,
+        )
+
+    @property
+    def pool(self) -> KvPool:
+        return KvPool(
+            blocks=self.num_gpu_blocks,
+            reserved_blocks=NULL_BLOCKS,
+            block_size_tokens=self.block_size,
+            bytes_per_block=None,
+            source="config",
+        )
+
+
+def read_profile(name: str, folder: Path | None = None) -> TwinProfile:
+    """The profile `name` of configs/engines. Raises SpecError, one sentence, when it cannot be used."""
+    folder = folder or configs_folder() / "engines"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+        raise SpecError(f"there is no engine profile {name!r} in {folder}; {hint}")
+    path = folder / f"{name}.yaml"
+    try:
+        if path.stat().st_size > PROFILE_BYTES_MAX:
+            raise SpecError(f"{path} has more than {PROFILE_BYTES_MAX} bytes")
+        return parse_profile(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error
+
+
+def parse_profile(body: Any) -> TwinProfile:
+    """A TwinProfile from plain data. Raises SpecError naming the first wrong key."""
+    if not isinstance(body, dict):
+        raise SpecError("an engine profile is a mapping of keys, see configs/engines/tiny.yaml")
+    try:
+        return TypeAdapter(TwinProfile).validate_python(body)
+    except ValidationError as error:
+        raise SpecError(_sentence(error)) from error
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        owner = StepCost if len(first["loc"]) > 1 else TwinProfile
+        return f"unknown key {where!r}; known are {', '.join(field.name for field in fields(owner))}"
+    if first["type"] == "missing":
+        return f"{where!r} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

@@ -1,0 +1,116 @@
+"""The engine under the real clock: one task that steps, waits until the step would be over, and delivers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from estimator.twin.cost import StepCost, step_seconds
+from estimator.twin.engine import Engine, Outcome, Request, Step
+from estimator.twin.telemetry import RequestTimes, Telemetry
+
+LAG_MAX_S: Final = 0.25
+"""Behind by more than this the clock starts anew: a machine too slow must look slow, never burst."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Ticket:
+    """One request under way: the engine loop fills it, its HTTP handler empties it."""
+
+    request: Request
+    news: asyncio.Event
+    arrived_s: float
+    scheduled_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    taken_tokens: int = 0
+    finished: bool = False
+
+    def take(self) -> int:
+        """Tokens that came since the last call; several at once when the reader was slow, as in vLLM."""
+        fresh = self.request.output_tokens - self.taken_tokens
+        self.taken_tokens += fresh
+        return fresh
+
+
+class EngineLoop:
+    """Owns the engine; everything happens on one event loop, so nothing needs a lock."""
+
+    def __init__(self, engine: Engine, cost: StepCost, telemetry: Telemetry) -> None:
+        self._engine = engine
+        self._cost = cost
+        self._telemetry = telemetry
+        self._tickets: dict[str, Ticket] = {}
+        self._work = asyncio.Event()
+
+    def submit(self, request_id: str, tokens: tuple[int, int], news: asyncio.Event) -> Ticket:
+        """Queues a request of (prompt, output) tokens; `news` is set whenever it gained some.
+
+        Raises SpecError when it could never finish.
+        """
+        request = self._engine.add(request_id, *tokens)
+        ticket = Ticket(request=request, news=news, arrived_s=asyncio.get_running_loop().time())
+        self._tickets[request_id] = ticket
+        self._work.set()
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Its reader is gone: the blocks are free at once. Nothing happens to one that has finished."""
+        self._engine.abort(ticket.request.request_id)
+        self._tickets.pop(ticket.request.request_id, None)
+
+    async def run(self) -> None:
+        """Steps for ever; cancel it to stop. Deadlines are absolute, so late wake-ups do not add up."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time()
+        while True:
+            if not self._engine.has_work:
+                self._work.clear()
+                await self._work.wait()
+                deadline_s = loop.time()
+            if loop.time() - deadline_s > LAG_MAX_S:
+                deadline_s = loop.time()
+            step = self._engine.step()
+            self._note_scheduled(step, deadline_s)
+            deadline_s += step_seconds(self._cost, step.prefill_tokens, step.decoding, step.context_tokens)
+            # Also when late: the readers must get their turn between two steps.
+            await asyncio.sleep(max(0.0, deadline_s - loop.time()))
+            self._deliver(self._engine.settle(step), loop.time())
+
+    def _note_scheduled(self, step: Step, now_s: float) -> None:
+        for request in step.admitted:
+            ticket = self._tickets[request.request_id]
+            if ticket.scheduled_s is None:  # a resumed request keeps its first time, as in vLLM
+                ticket.scheduled_s = max(now_s, ticket.arrived_s)
+
+    def _deliver(self, outcome: Outcome, now_s: float) -> None:
+        telemetry = self._telemetry
+        for request in outcome.first:
+            ticket = self._tickets[request.request_id]
+            ticket.first_token_s = now_s
+            telemetry.ttft.observe(now_s - ticket.arrived_s)
+        for request in outcome.emitted:
+            ticket = self._tickets[request.request_id]
+            if ticket.last_token_s is not None:
+                telemetry.itl.observe(now_s - ticket.last_token_s)
+            ticket.last_token_s = now_s
+            ticket.news.set()
+        for request in outcome.finished:
+            self._finish(self._tickets.pop(request.request_id))
+        prompts_tokens = sum(request.prompt_tokens for request in outcome.first)
+        telemetry.iteration_tokens.observe(prompts_tokens + len(outcome.emitted))
+
+    def _finish(self, ticket: Ticket) -> None:
+        ticket.finished = True
+        assert ticket.scheduled_s is not None
+        assert ticket.first_token_s is not None
+        assert ticket.last_token_s is not None
+        times = RequestTimes(
+            arrived_s=ticket.arrived_s,
+            scheduled_s=ticket.scheduled_s,
+            first_token_s=ticket.first_token_s,
+            last_token_s=ticket.last_token_s,
+        )
+        request = ticket.request
+        self._telemetry.finished(times, request.prompt_tokens, request.output_tokens, request.preemptions)

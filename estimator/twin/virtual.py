@@ -1,0 +1,186 @@
+"""The engine under a virtual clock: arrivals in, records out, as fast as the machine can count.
+
+A closed loop of users gives the concurrency a load test would set; a list of arrivals replays traffic.
+Both are deterministic: the same seed gives the same history.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from estimator.spec import Workload
+from estimator.twin.cost import StepCost, step_seconds
+from estimator.twin.engine import Engine, EngineLimits, Request, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Arrival:
+    """One request of an open loop: when it comes (s) and how long it is (tokens)."""
+
+    at_s: float
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedLoop:
+    """`users` that each send, wait for the last token, think, and send again until `until_s`.
+
+    They start evenly over `ramp_s`. No request starts at or after until_s; those under way then finish.
+    """
+
+    users: int
+    until_s: float
+    workload: Workload
+    seed: int = 1
+    think_s: float = 0.0
+    ramp_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOutcome:
+    """One finished request; times are seconds on the virtual clock."""
+
+    request_id: str
+    arrival_s: float
+    first_token_s: float
+    finish_s: float
+    prompt_tokens: int
+    output_tokens: int
+    preemptions: int
+
+    @property
+    def ttft_s(self) -> float:
+        return self.first_token_s - self.arrival_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSample:
+    """The state while one step ran, from `at_s` on for `duration_s`."""
+
+    at_s: float
+    duration_s: float
+    running: int
+    waiting: int
+    kv_usage: float
+    preempted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What happened: requests in order of finishing, one sample a step."""
+
+    requests: tuple[RequestOutcome, ...]
+    steps: tuple[StepSample, ...]
+
+    def between(self, start_s: float, end_s: float) -> History:
+        """The part whose steps start, and whose requests finish, within [start_s, end_s)."""
+        return History(
+            requests=tuple(r for r in self.requests if start_s <= r.finish_s < end_s),
+            steps=tuple(s for s in self.steps if start_s <= s.at_s < end_s),
+        )
+
+    @property
+    def preemptions(self) -> int:
+        return sum(sample.preempted for sample in self.steps)
+
+    def mean(self, quantity: Callable[[StepSample], float]) -> float:
+        """Mean over busy time, each step weighted by how long it lasted; ValueError without a step."""
+        total_s = sum(sample.duration_s for sample in self.steps)
+        if total_s == 0.0:
+            raise ValueError("no step to average over")
+        return sum(quantity(sample) * sample.duration_s for sample in self.steps) / total_s
+
+
+def closed_loop(limits: EngineLimits, cost: StepCost, loop: ClosedLoop) -> History:
+    """Raises SpecError when a drawn request could never fit."""
+    rng = random.Random(loop.seed)  # noqa: S311  (a simulation, not a secret)
+
+    def ask(at_s: float) -> Iterable[Arrival]:
+        if at_s < loop.until_s:
+            yield Arrival(
+                at_s=at_s,
+                prompt_tokens=loop.workload.input_tokens.at(rng.random()),
+                output_tokens=loop.workload.output_tokens.at(rng.random()),
+            )
+
+    starts = [loop.ramp_s * user / loop.users for user in range(loop.users)]
+    first = [arrival for at_s in starts for arrival in ask(at_s)]
+    return _VirtualRun(limits, cost).run(first, lambda now_s: ask(now_s + loop.think_s))
+
+
+def open_loop(limits: EngineLimits, cost: StepCost, arrivals: Sequence[Arrival]) -> History:
+    """Every arrival at its time, whatever the server does; ends when the last has finished."""
+    return _VirtualRun(limits, cost).run(arrivals, lambda _: ())
+
+
+class _VirtualRun:
+    """One engine, one clock that jumps, and the rows they leave."""
+
+    def __init__(self, limits: EngineLimits, cost: StepCost) -> None:
+        self.engine = Engine(limits)
+        self.cost = cost
+        self.now_s = 0.0
+        self.requests: list[RequestOutcome] = []
+        self.steps: list[StepSample] = []
+        self._came_s: dict[str, float] = {}
+        self._first_s: dict[str, float] = {}
+
+    def run(self, arrivals: Iterable[Arrival], after: Callable[[float], Iterable[Arrival]]) -> History:
+        """`after(finish_s)` names the arrivals a finished request brings about."""
+        # The running number keeps arrivals of the same instant in the order they were made.
+        queue = [(arrival.at_s, number, arrival) for number, arrival in enumerate(arrivals)]
+        heapq.heapify(queue)
+        made = len(queue)
+        while queue or self.engine.has_work:
+            if not self.engine.has_work:
+                self.now_s = max(self.now_s, queue[0][0])
+            while queue and queue[0][0] <= self.now_s:
+                _, number, arrival = heapq.heappop(queue)
+                self._add(f"request-{number}", arrival)
+            for _ in self._one_step():
+                for arrival in after(self.now_s):
+                    heapq.heappush(queue, (arrival.at_s, made, arrival))
+                    made += 1
+        return History(requests=tuple(self.requests), steps=tuple(self.steps))
+
+    def _add(self, request_id: str, arrival: Arrival) -> None:
+        self.engine.add(request_id, arrival.prompt_tokens, arrival.output_tokens)
+        self._came_s[request_id] = arrival.at_s
+
+    def _one_step(self) -> tuple[Request, ...]:
+        """Runs a step to its end and returns the requests that finished with it."""
+        step = self.engine.step()
+        duration_s = step_seconds(self.cost, step.prefill_tokens, step.decoding, step.context_tokens)
+        self.steps.append(self._sample(step, duration_s))
+        self.now_s += duration_s
+        outcome = self.engine.settle(step)
+        for request in outcome.first:
+            self._first_s[request.request_id] = self.now_s
+        for request in outcome.finished:
+            self.requests.append(self._record(request))
+        return outcome.finished
+
+    def _sample(self, step: Step, duration_s: float) -> StepSample:
+        return StepSample(
+            at_s=self.now_s,
+            duration_s=duration_s,
+            running=len(self.engine.running),
+            waiting=len(self.engine.waiting),
+            kv_usage=self.engine.pool.usage,
+            preempted=len(step.preempted),
+        )
+
+    def _record(self, request: Request) -> RequestOutcome:
+        return RequestOutcome(
+            request_id=request.request_id,
+            arrival_s=self._came_s.pop(request.request_id),
+            first_token_s=self._first_s.pop(request.request_id),
+            finish_s=self.now_s,
+            prompt_tokens=request.prompt_tokens,
+            output_tokens=request.output_tokens,
+            preemptions=request.preemptions,
+        )

@@ -1,0 +1,5 @@
+"""`python -m loadtest.cli`: the same as `ullage`."""
+
+from loadtest.cli import main
+
+main()

@@ -1,0 +1,267 @@
+"""A /metrics page -> the signals of records.SIGNALS, for every era of vLLM and LMDeploy; pure, never raises.
+
+Only lines of known names are read, each by itself: a broken line loses that line and nothing else. What is
+not on the page, not a number, or missing for one of several engines is absent, never zero.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from estimator.spec import EngineName
+
+LINE_CHARACTERS_MAX: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReading:
+    """What one page shows. `engine` is None when no line of it is vLLM's or LMDeploy's.
+
+    `signals` has names and units of records.SIGNALS. `cache_config` holds the labels of vLLM's
+    cache_config_info on which all engines agree, as the text the server shows. `skipped_lines` counts
+    lines of known names that held no readable number.
+    """
+
+    engine: EngineName | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
+    model_names: tuple[str, ...] = ()
+    cache_config: Mapping[str, str] = field(default_factory=dict)
+    skipped_lines: int = 0
+
+
+Fold = Callable[[Sequence[float]], float]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a signal stands on a page: the first of `names` found there is read, newest era first.
+
+    Families in `plus` are added when the page has them. Series whose `finished_reason` is not in `reasons`
+    do not count. `fold` joins the series of all engines.
+    """
+
+    names: tuple[str, ...]
+    plus: tuple[str, ...] = ()
+    reasons: frozenset[str] | None = None
+    fold: Fold = math.fsum
+
+
+# Newer versions say kv_cache_*, older ones gpu_cache_*; the engine before V1 swapped out what it preempted.
+# The gpu_prefix_cache_* counters counted blocks at first and tokens later: only their ratio is safe there.
+_KV_USAGE: Final = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
+VLLM: Final[Mapping[str, Source]] = {
+    "running": Source(names=("vllm:num_requests_running",)),
+    "waiting": Source(names=("vllm:num_requests_waiting",), plus=("vllm:num_requests_swapped",)),
+    "kv_usage_ratio": Source(names=_KV_USAGE, fold=max),
+    "kv_usage_mean_ratio": Source(names=_KV_USAGE, fold=_mean),
+    "preemptions_total": Source(names=("vllm:num_preemptions_total", "vllm:num_preemptions")),
+    "prompt_tokens_total": Source(names=("vllm:prompt_tokens_total", "vllm:prompt_tokens")),
+    "generation_tokens_total": Source(names=("vllm:generation_tokens_total", "vllm:generation_tokens")),
+    "requests_finished_total": Source(
+        names=("vllm:request_success_total", "vllm:request_success"),
+        # the family counts aborts and errors too, whatever its name says
+        reasons=frozenset({"stop", "length", "repetition"}),
+    ),
+    "prefix_cache_queries_total": Source(
+        names=(
+            "vllm:prefix_cache_queries_total",
+            "vllm:prefix_cache_queries",
+            "vllm:gpu_prefix_cache_queries_total",
+            "vllm:gpu_prefix_cache_queries",
+        )
+    ),
+    "prefix_cache_hits_total": Source(
+        names=(
+            "vllm:prefix_cache_hits_total",
+            "vllm:prefix_cache_hits",
+            "vllm:gpu_prefix_cache_hits_total",
+            "vllm:gpu_prefix_cache_hits",
+        )
+    ),
+    "ttft_seconds_sum": Source(names=("vllm:time_to_first_token_seconds_sum",)),
+    "ttft_seconds_count": Source(names=("vllm:time_to_first_token_seconds_count",)),
+}
+
+# LMDeploy 0.18 refreshes its gauges every 10 s only; its counters and histograms move with every step.
+# A request waits either in the engine or, when all its slots are taken, in front of it (num_api_*).
+# It has no preemption counter, and no counter of prefix cache queries.
+_LMDEPLOY_KV_USAGE: Final = ("lmdeploy:gpu_cache_usage_perc",)
+LMDEPLOY: Final[Mapping[str, Source]] = {
+    "running": Source(names=("lmdeploy:num_requests_running",)),
+    "waiting": Source(
+        names=("lmdeploy:num_requests_waiting",),
+        plus=("lmdeploy:num_api_requests_waiting",),
+    ),
+    "kv_usage_ratio": Source(names=_LMDEPLOY_KV_USAGE, fold=max),
+    "kv_usage_mean_ratio": Source(names=_LMDEPLOY_KV_USAGE, fold=_mean),
+    "prompt_tokens_total": Source(names=("lmdeploy:prompt_tokens_total",)),
+    "generation_tokens_total": Source(names=("lmdeploy:generation_tokens_total",)),
+    "requests_finished_total": Source(
+        names=("lmdeploy:request_success_total", "lmdeploy:num_requests_succeeded"),
+        reasons=frozenset({"ResponseType.FINISH"}),
+    ),
+    "prefix_cache_hits_total": Source(names=("lmdeploy:cached_tokens_total",)),
+    "ttft_seconds_sum": Source(names=("lmdeploy:time_to_first_token_seconds_sum",)),
+    "ttft_seconds_count": Source(names=("lmdeploy:time_to_first_token_seconds_count",)),
+}
+
+PROCESS: Final[Mapping[str, Source]] = {
+    "process_start_time_seconds": Source(names=("process_start_time_seconds",)),
+    "process_resident_memory_bytes": Source(names=("process_resident_memory_bytes",)),
+}
+CACHE_CONFIG: Final = "vllm:cache_config_info"
+
+_ENGINES: Final[Mapping[EngineName, Mapping[str, Source]]] = {"vllm": VLLM, "lmdeploy": LMDEPLOY}
+_PREFIXES: Final[Mapping[str, EngineName]] = {f"{engine}:": engine for engine in _ENGINES}
+_FIRST_LETTERS: Final = (*_PREFIXES, "process_")
+_WANTED: Final = frozenset(
+    name
+    for table in (VLLM, LMDEPLOY, PROCESS)
+    for source in table.values()
+    for name in source.names + source.plus
+) | {CACHE_CONFIG}
+
+_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_REST: Final = re.compile(r"\s*(?:\{(?P<labels>.*)\}\s*)?(?P<value>[-+.0-9a-zA-Z]+)(?:\s+-?[0-9]+)?\s*")
+_LABEL: Final = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"([^"\\]*(?:\\.[^"\\]*)*)"\s*(?:,|$)')
+_ESCAPE: Final = re.compile(r"\\(.)")
+
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Series:
+    labels: Labels
+    value: float
+
+
+_Page = Mapping[str, Sequence[_Series]]
+"""Series by the name of their family."""
+
+
+def read_engine_page(text: str) -> EngineReading:
+    """The signals of one page in Prometheus' text format 0.0.4; an empty reading for anything else.
+
+    A page that does not end in a line feed was cut off, and its last line may hold half a number: that line
+    is skipped.
+    """
+    *lines, cut_line = text.split("\n")  # not splitlines(): a label may hold other kinds of line ends
+    kept = [line for line in lines if line.startswith(_FIRST_LETTERS)]
+    page, skipped_lines = _parse(kept)
+    skipped_lines += cut_line.startswith(_FIRST_LETTERS)
+    engine = _engine_of(kept)
+    if engine is None:
+        return EngineReading(skipped_lines=skipped_lines)
+    table = _ENGINES[engine]
+    own = [series for source in table.values() for name in source.names for series in page.get(name, ())]
+    ranks = frozenset(series.labels["engine"] for series in own if "engine" in series.labels)
+    signals: dict[str, float] = {"engines": float(len(ranks) or 1)} if own else {}
+    for signal, source in (*table.items(), *PROCESS.items()):
+        value = _fold(source, page, ranks)
+        if value is not None:
+            signals[signal] = value
+    return EngineReading(
+        engine=engine,
+        signals=signals,
+        model_names=tuple(dict.fromkeys(s.labels["model_name"] for s in own if s.labels.get("model_name"))),
+        cache_config=_agreed([series.labels for series in page.get(CACHE_CONFIG, ())]),
+        skipped_lines=skipped_lines,
+    )
+
+
+def _engine_of(lines: Iterable[str]) -> EngineName | None:
+    """By any name of theirs, known or not: a server whose names have changed is still recognised."""
+    for line in lines:
+        for prefix, engine in _PREFIXES.items():
+            if line.startswith(prefix):
+                return engine
+    return None
+
+
+def _parse(lines: Iterable[str]) -> tuple[_Page, int]:
+    """Series of the wanted names, and how many of their lines could not be read."""
+    found: dict[str, dict[tuple[tuple[str, str], ...], _Series]] = {}
+    skipped_lines = 0
+    for line in lines:
+        name = _NAME.match(line)
+        if name is None or name[0] not in _WANTED:
+            continue
+        series = _series(line[name.end() :]) if len(line) <= LINE_CHARACTERS_MAX else None
+        if series is None:
+            skipped_lines += 1
+        else:  # a series shown twice counts once
+            found.setdefault(name[0], {})[tuple(sorted(series.labels.items()))] = series
+    return {name: list(by_labels.values()) for name, by_labels in found.items()}, skipped_lines
+
+
+def _series(rest: str) -> _Series | None:
+    match = _REST.fullmatch(rest)
+    if match is None:
+        return None
+    labels = _labels(match["labels"] or "")
+    value = _number(match["value"])
+    return None if labels is None or value is None else _Series(labels=labels, value=value)
+
+
+def _labels(text: str) -> Labels | None:
+    labels: dict[str, str] = {}
+    position = 0
+    while position < len(text):
+        label = _LABEL.match(text, position)
+        if label is None:
+            return None
+        labels[label[1]] = _ESCAPE.sub(_unescaped, label[2])
+        position = label.end()
+    return labels
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    r"""Prometheus escapes \\, \" and \n; any other backslash stands for itself."""
+    return {"\\": "\\", '"': '"', "n": "\n"}.get(match[1], match[0])
+
+
+def _number(text: str) -> float | None:
+    """None for NaN, infinities and negatives: no signal can be one, so it was not seen."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def _fold(source: Source, page: _Page, ranks: frozenset[str]) -> float | None:
+    name = next((name for name in source.names if name in page), None)
+    if name is None:
+        return None
+    values: list[float] = []
+    for family in (name, *(more for more in source.plus if more in page)):
+        if not _covers(page[family], ranks):
+            return None  # a sum without one of the ranks would be a wrong number
+        values += [series.value for series in page[family] if _counts(series, source)]
+    return source.fold(values) if values else None
+
+
+def _covers(family: Sequence[_Series], ranks: frozenset[str]) -> bool:
+    shown = {series.labels.get("engine") for series in family}
+    return shown == {None} or shown >= ranks
+
+
+def _counts(series: _Series, source: Source) -> bool:
+    reason = series.labels.get("finished_reason")
+    return source.reasons is None or reason is None or reason in source.reasons
+
+
+def _agreed(configs: Sequence[Labels]) -> Labels:
+    """The labels that say the same for every engine: what differs belongs to none of them alone."""
+    if not configs:
+        return {}
+    first, *others = configs
+    return {name: value for name, value in first.items() if all(o.get(name) == value for o in others)}

@@ -1,0 +1,138 @@
+"""The real clock, tested on an event loop whose time is counted and whose every wake-up comes late."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from estimator.twin.cost import StepCost
+from estimator.twin.engine import Engine
+from estimator.twin.profile import read_profile
+from estimator.twin.realtime import LAG_MAX_S, EngineLoop
+from estimator.twin.telemetry import Telemetry
+
+STEP_S = 0.01
+EVEN = StepCost(fixed_s=STEP_S, compute_s_per_token=0, weights_s=0, context_s_per_token=0, sequence_s=0)
+TINY = replace(read_profile("tiny"), step_cost=EVEN)
+
+
+class LateLoop(asyncio.SelectorEventLoop):
+    """Time passes only by waiting, and each wait ends `late_s` after it should."""
+
+    def __init__(self, late_s: float) -> None:
+        self.now_s = 1000.0
+        super().__init__(_CountingSelector(self, late_s))
+
+    def time(self) -> float:
+        return self.now_s
+
+
+class _CountingSelector(selectors.SelectSelector):
+    def __init__(self, loop: LateLoop, late_s: float) -> None:
+        super().__init__()
+        self._loop, self._late_s = loop, late_s
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        ready = super().select(0)
+        if not ready and timeout:
+            self._loop.now_s += timeout + self._late_s
+        return ready
+
+
+def on_late_loop(late_s: float, story: Callable[[EngineLoop, Engine], Coroutine[Any, Any, None]]) -> None:
+    async def tell() -> None:
+        engine = Engine(TINY.limits)
+        twin = EngineLoop(engine, EVEN, Telemetry(engine, TINY))
+        stepping = asyncio.create_task(twin.run())
+        await story(twin, engine)
+        stepping.cancel()
+
+    with asyncio.Runner(loop_factory=lambda: LateLoop(late_s)) as runner:
+        runner.run(tell())
+
+
+def now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def test_late_wake_ups_do_not_add_up() -> None:
+    async def story(twin: EngineLoop, _: Engine) -> None:
+        started_s = now_s()
+        ticket = twin.submit("a", (8, 100), asyncio.Event())
+        while not ticket.finished:
+            await ticket.news.wait()
+            ticket.news.clear()
+        assert now_s() - started_s == pytest.approx(100 * STEP_S + 0.004)
+
+    on_late_loop(0.004, story)
+
+
+def test_a_machine_too_slow_for_the_steps_looks_slow_and_never_bursts() -> None:
+    async def story(twin: EngineLoop, _: Engine) -> None:
+        ticket = twin.submit("a", (8, 8), asyncio.Event())
+        gaps, before_s = [], now_s()
+        while not ticket.finished:
+            await ticket.news.wait()
+            ticket.news.clear()
+            gaps.append(now_s() - before_s)
+            before_s = now_s()
+        assert min(gaps) == pytest.approx(STEP_S + 2 * LAG_MAX_S)
+
+    on_late_loop(2 * LAG_MAX_S, story)
+
+
+def test_a_slow_reader_takes_several_tokens_at_once_and_loses_none() -> None:
+    async def story(twin: EngineLoop, _: Engine) -> None:
+        ticket = twin.submit("a", (8, 10), asyncio.Event())
+        await asyncio.sleep(4.5 * STEP_S)
+        assert ticket.take() == 4
+        assert ticket.take() == 0
+        await asyncio.sleep(20 * STEP_S)
+        assert ticket.finished
+        assert ticket.take() == 6
+
+    on_late_loop(0.0, story)
+
+
+def test_an_idle_engine_waits_and_starts_with_the_next_request() -> None:
+    async def story(twin: EngineLoop, engine: Engine) -> None:
+        await asyncio.sleep(50.0)
+        ticket = twin.submit("late", (8, 1), asyncio.Event())
+        came_s = now_s()
+        await ticket.news.wait()
+        assert now_s() - came_s == pytest.approx(STEP_S)
+        assert not engine.has_work
+
+    on_late_loop(0.0, story)
+
+
+def test_a_request_that_comes_during_a_step_joins_the_next_one() -> None:
+    async def story(twin: EngineLoop, _: Engine) -> None:
+        first = twin.submit("a", (8, 50), asyncio.Event())
+        await asyncio.sleep(2.5 * STEP_S)
+        second = twin.submit("b", (8, 1), asyncio.Event())
+        came_s = now_s()
+        await second.news.wait()
+        assert now_s() - came_s == pytest.approx(1.5 * STEP_S)
+        assert second.scheduled_s == pytest.approx(came_s + 0.5 * STEP_S)
+        assert not first.finished
+
+    on_late_loop(0.0, story)
+
+
+def test_a_withdrawn_request_is_gone_at_once_and_withdrawing_twice_is_harmless() -> None:
+    async def story(twin: EngineLoop, engine: Engine) -> None:
+        ticket = twin.submit("a", (8, 50), asyncio.Event())
+        await asyncio.sleep(2.5 * STEP_S)
+        twin.withdraw(ticket)
+        assert engine.pool.used_blocks == 0
+        twin.withdraw(ticket)
+        await asyncio.sleep(5 * STEP_S)
+        assert ticket.take() == 2
+
+    on_late_loop(0.0, story)

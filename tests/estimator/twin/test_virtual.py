@@ -1,0 +1,122 @@
+"""Saturation emerges: the closed forms of the estimator come out of a scheduler that does not know them."""
+
+from __future__ import annotations
+
+import pytest
+
+from estimator.capacity import predict
+from estimator.spec import Lengths, Workload
+from estimator.twin.cost import step_seconds
+from estimator.twin.profile import read_profile
+from estimator.twin.virtual import Arrival, ClosedLoop, History, closed_loop, open_loop
+
+TINY = read_profile("tiny")
+CHAT = Workload.constant(256, 256)
+PREDICTION = predict(TINY.pool, CHAT, max_model_len=TINY.max_model_len, slots=TINY.max_num_seqs)
+
+
+def users(count: int, *, ramp_s: float = 3.0, until_s: float = 60.0) -> History:
+    return closed_loop(
+        TINY.limits, TINY.step_cost, ClosedLoop(users=count, until_s=until_s, workload=CHAT, ramp_s=ramp_s)
+    )
+
+
+def steady(history: History) -> History:
+    return history.between(20.0, 60.0)
+
+
+@pytest.fixture(scope="module")
+def overloaded() -> History:
+    return users(64)
+
+
+def median_ttft_s(history: History) -> float:
+    return sorted(request.ttft_s for request in history.requests)[len(history.requests) // 2]
+
+
+@pytest.mark.parametrize("ramp_s", [0.0, 1.7, 3.0])
+def test_the_guaranteed_number_of_users_never_preempts(ramp_s: float) -> None:
+    assert PREDICTION.n_guaranteed == 31
+    history = users(31, ramp_s=ramp_s)
+    assert history.preemptions == 0
+    assert steady(history).mean(lambda sample: sample.running) == pytest.approx(31)
+
+
+def test_one_user_more_preempts_when_all_are_in_step() -> None:
+    assert users(32, ramp_s=0.0, until_s=10.0).preemptions > 0
+
+
+def test_past_saturation_running_levels_off_at_the_closed_form(overloaded: History) -> None:
+    assert PREDICTION.n_saturation == pytest.approx(511 / 12.486, abs=0.01)
+    running = steady(overloaded).mean(lambda sample: sample.running)
+    assert running == pytest.approx(PREDICTION.n_saturation, rel=0.03)
+    assert steady(overloaded).preemptions > 0
+
+
+def test_past_saturation_the_rest_of_the_users_wait(overloaded: History) -> None:
+    both = steady(overloaded).mean(lambda sample: sample.running + sample.waiting)
+    assert both == pytest.approx(64)
+    assert steady(overloaded).mean(lambda sample: sample.waiting) > 20
+
+
+def test_time_to_first_token_grows_with_the_queue_and_nothing_else(overloaded: History) -> None:
+    calm = median_ttft_s(steady(users(31)))
+    assert calm < 0.05
+    assert median_ttft_s(steady(overloaded)) > 10 * calm
+
+
+def test_more_users_than_saturation_bring_no_more_tokens(overloaded: History) -> None:
+    at_saturation = len(steady(users(41)).requests)
+    assert len(steady(overloaded).requests) < 1.03 * at_saturation
+
+
+def test_littles_law_holds(overloaded: History) -> None:
+    part = steady(overloaded)
+    rate_per_s = len(part.requests) / 40.0
+    stay_s = sum(request.finish_s - request.arrival_s for request in part.requests) / len(part.requests)
+    assert rate_per_s * stay_s == pytest.approx(64, rel=0.05)
+
+
+def test_a_lone_request_takes_its_prefill_and_one_step_a_token() -> None:
+    history = open_loop(
+        TINY.limits, TINY.step_cost, [Arrival(at_s=5.0, prompt_tokens=256, output_tokens=256)]
+    )
+    (request,) = history.requests
+    assert request.ttft_s == pytest.approx(step_seconds(TINY.step_cost, 256, 0, 256))
+    decodes_s = sum(step_seconds(TINY.step_cost, 0, 1, 256 + j) for j in range(1, 256))
+    assert request.finish_s == pytest.approx(5.0 + request.ttft_s + decodes_s)
+    assert 1.5 < request.finish_s - request.arrival_s < 2.0
+
+
+def test_forty_at_once_finish_in_three_to_four_seconds() -> None:
+    history = open_loop(
+        TINY.limits,
+        TINY.step_cost,
+        [Arrival(at_s=index * 0.08, prompt_tokens=256, output_tokens=256) for index in range(400)],
+    )
+    stays = [request.finish_s - request.arrival_s for request in history.requests if request.arrival_s > 8]
+    assert 3.0 < sum(stays) / len(stays) < 4.0
+
+
+def test_no_request_starts_after_the_end_and_all_that_started_finish() -> None:
+    history = users(8, until_s=5.0)
+    assert all(request.arrival_s < 5.0 for request in history.requests)
+    assert all(request.output_tokens == 256 for request in history.requests)
+    assert history.requests[-1].finish_s > 5.0
+
+
+def test_thinking_users_are_not_in_the_server() -> None:
+    loop = ClosedLoop(users=8, until_s=40.0, workload=CHAT, think_s=2.0, ramp_s=4.0)
+    history = closed_loop(TINY.limits, TINY.step_cost, loop).between(5.0, 40.0)
+    stay_s = sum(request.finish_s - request.arrival_s for request in history.requests) / len(history.requests)
+    rate_per_s = 8 / (stay_s + loop.think_s)
+    assert len(history.requests) / 35.0 == pytest.approx(rate_per_s, rel=0.05)
+
+
+def test_lengths_are_drawn_from_the_workload() -> None:
+    workload = Workload(
+        input_tokens=Lengths(kind="uniform", min=10, max=20), output_tokens=Lengths.constant(5)
+    )
+    loop = ClosedLoop(users=4, until_s=2.0, workload=workload)
+    prompts = {request.prompt_tokens for request in closed_loop(TINY.limits, TINY.step_cost, loop).requests}
+    assert prompts == set(range(10, 21))

@@ -1,0 +1,153 @@
+"""Laws of the twin that hold whatever is asked of it, in whatever order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estimator.spec import Lengths, Workload
+from estimator.twin.blocks import BlockPool
+from estimator.twin.cost import StepCost
+from estimator.twin.engine import Engine, EngineLimits
+from estimator.twin.virtual import Arrival, ClosedLoop, closed_loop, open_loop
+from estimator.units import ceil_div
+
+COST = StepCost(
+    fixed_s=0.002, compute_s_per_token=3e-5, weights_s=0.004, context_s_per_token=2e-8, sequence_s=1e-4
+)
+LIMITS = st.builds(
+    lambda blocks, size, seqs, tokens: EngineLimits(
+        num_gpu_blocks=blocks,
+        block_size=size,
+        max_num_seqs=seqs,
+        max_num_batched_tokens=max(tokens, seqs),
+        max_model_len=(blocks - 1) * size,
+    ),
+    st.integers(min_value=3, max_value=40),
+    st.sampled_from([1, 2, 4, 16]),
+    st.integers(min_value=1, max_value=12),
+    st.integers(min_value=1, max_value=64),
+)
+LENGTHS = st.tuples(st.integers(min_value=1, max_value=60), st.integers(min_value=1, max_value=40))
+
+
+def is_sound(engine: Engine) -> bool:
+    """used + free = usable, and each held block belongs to exactly one running request."""
+    held = [block for request in engine.running for block in request.blocks]
+    return (
+        engine.pool.used_blocks + engine.pool.free_blocks == engine.pool.usable_blocks
+        and len(held) == len(set(held)) == engine.pool.used_blocks
+        and all(not request.blocks for request in engine.waiting)
+        and all(
+            len(request.blocks) == ceil_div(request.computed_tokens, engine.limits.block_size)
+            for request in engine.running
+        )
+    )
+
+
+@given(st.integers(min_value=2, max_value=50), st.lists(st.integers(min_value=-8, max_value=8)))
+def test_used_and_free_blocks_add_up_after_any_sequence(num_blocks: int, moves: list[int]) -> None:
+    pool = BlockPool(num_blocks)
+    held: list[int] = []
+    for move in moves:
+        if 0 <= move <= pool.free_blocks:
+            held += pool.allocate(move)
+        elif move < 0:
+            pool.free(held[move:])
+            del held[move:]
+        assert pool.used_blocks == len(held) == len(set(held))
+        assert pool.used_blocks + pool.free_blocks == num_blocks - 1
+        assert 0 not in held
+
+
+@settings(max_examples=60, deadline=None)
+@given(LIMITS, st.data())
+def test_no_sequence_of_adds_aborts_and_steps_loses_a_block_or_a_request(
+    limits: EngineLimits, data: st.DataObject
+) -> None:
+    engine = Engine(limits)
+    names: list[str] = []
+    for action in data.draw(st.lists(st.sampled_from("aassssx"), max_size=60)):
+        if action == "a":
+            prompt, output = data.draw(LENGTHS)
+            names.append(f"r{len(names)}")
+            engine.add(names[-1], min(prompt, limits.max_model_len - 1), output)
+        elif action == "x" and names:
+            engine.abort(data.draw(st.sampled_from(names)))
+        elif engine.has_work:
+            step = engine.step()
+            assert is_sound(engine)
+            assert 0 < step.prefill_tokens + step.decoding <= limits.max_num_batched_tokens
+            if data.draw(st.booleans()):
+                engine.abort(data.draw(st.sampled_from(names)))
+            engine.settle(step)
+        assert is_sound(engine)
+        assert len(engine.running) <= limits.max_num_seqs
+    while engine.has_work:
+        engine.settle(engine.step())
+    assert sum(engine.stats.finished.values()) == len(names)
+    assert engine.pool.used_blocks == 0
+
+
+def arrivals_for(limits: EngineLimits, drawn: list[tuple[float, tuple[int, int]]]) -> list[Arrival]:
+    return [
+        Arrival(at_s=at_s, prompt_tokens=min(prompt, limits.max_model_len - 1), output_tokens=output)
+        for at_s, (prompt, output) in drawn
+    ]
+
+
+DRAWN = st.lists(st.tuples(st.floats(min_value=0, max_value=2), LENGTHS), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LIMITS, DRAWN)
+def test_every_arrival_ends_exactly_once_with_its_tokens(limits: EngineLimits, drawn: list[Any]) -> None:
+    arrivals = arrivals_for(limits, drawn)
+    history = open_loop(limits, COST, arrivals)
+    asked = sorted((a.at_s, a.prompt_tokens, a.output_tokens) for a in arrivals)
+    room = limits.max_model_len
+    want = [(at_s, prompt, min(output, room - prompt)) for at_s, prompt, output in asked]
+    got = sorted((r.arrival_s, r.prompt_tokens, r.output_tokens) for r in history.requests)
+    assert got == sorted(want)
+    assert len({request.request_id for request in history.requests}) == len(arrivals)
+    assert all(r.arrival_s < r.first_token_s <= r.finish_s for r in history.requests)
+    assert sum(r.preemptions for r in history.requests) == history.preemptions
+
+
+@settings(max_examples=25, deadline=None)
+@given(LIMITS, st.integers(), st.integers(min_value=1, max_value=12))
+def test_the_same_seed_gives_the_same_history(limits: EngineLimits, seed: int, users: int) -> None:
+    longest = max(1, limits.max_model_len // 2 - 1)
+    lengths = Lengths(kind="uniform", min=1, max=min(longest, 30))
+    workload = Workload(input_tokens=lengths, output_tokens=lengths)
+    loop = ClosedLoop(users=users, until_s=0.5, workload=workload, seed=seed, ramp_s=0.1)
+    assert closed_loop(limits, COST, loop) == closed_loop(limits, COST, loop)
+
+
+@settings(max_examples=40, deadline=None)
+@given(LIMITS, LENGTHS, st.integers(min_value=1, max_value=12))
+def test_as_many_requests_as_fit_at_their_longest_never_preempt(
+    limits: EngineLimits, lengths: tuple[int, int], users: int
+) -> None:
+    prompt, output = min(lengths[0], limits.max_model_len - 1), lengths[1]
+    longest = min(prompt + output, limits.max_model_len)
+    fit = (limits.num_gpu_blocks - 1) // ceil_div(longest, limits.block_size)
+    loop = ClosedLoop(users=min(users, fit), until_s=0.5, workload=Workload.constant(prompt, output))
+    assert closed_loop(limits, COST, loop).preemptions == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(LIMITS, DRAWN)
+def test_the_oldest_arrival_in_the_server_always_makes_progress(
+    limits: EngineLimits, drawn: list[Any]
+) -> None:
+    engine = Engine(limits)
+    for number, arrival in enumerate(arrivals_for(limits, drawn)):
+        engine.add(f"r{number}", arrival.prompt_tokens, arrival.output_tokens)
+    while engine.has_work:
+        step = engine.step()
+        assert step.batch[0] is engine.running[0]
+        assert all(victim is not engine.running[0] for victim in step.preempted)
+        engine.settle(step)
