@@ -1,12 +1,11 @@
 """The paged pool of KV cache blocks: ids out, ids back, block 0 never.
 
-Source of the order: vLLM 0.32 v1/core/block_pool.py. Its null block (id 0) stands for "no block here" in
-block tables, so a pool of N blocks hands out N - 1.
+Source of the order: vLLM 0.32 v1/core/block_pool.py without prefix caching, where the block freed last is
+used first. Its null block (id 0) stands for "no block here" in block tables, so a pool of N hands out N - 1.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 from estimator.spec import SpecError
@@ -23,7 +22,7 @@ class BlockPool:
         if num_blocks < 2:
             raise SpecError(f"num_gpu_blocks must be at least 2 (one is the null block), got {num_blocks}")
         self.usable_blocks = num_blocks - 1
-        self._free = deque(range(1, num_blocks))
+        self._free = list(range(num_blocks - 1, NULL_BLOCK, -1))  # a stack: lowest id on top
         self._in_use = bytearray(num_blocks)
 
     @property
@@ -40,10 +39,10 @@ class BlockPool:
         return 1.0 - len(self._free) / self.usable_blocks
 
     def allocate(self, count: int) -> list[int]:
-        """Takes `count` ids, the longest free first. Raises ValueError when fewer are free."""
+        """Takes `count` ids, the last freed first. Raises ValueError when fewer are free."""
         if count > len(self._free):
             raise ValueError(f"{count} blocks asked for, {len(self._free)} free")
-        blocks = [self._free.popleft() for _ in range(count)]
+        blocks = [self._free.pop() for _ in range(count)]
         for block in blocks:
             self._in_use[block] = 1
         return blocks

@@ -267,7 +267,6 @@ class Engine:
         request.room_tokens = len(request.blocks) * self.limits.block_size
 
     def _release(self, request: Request) -> None:
-        # Tail first, as vLLM does: with prefix caching the head of a prompt is worth keeping longest.
-        self.pool.free(reversed(request.blocks))
+        self.pool.free(request.blocks)
         request.blocks = []
         request.room_tokens = 0

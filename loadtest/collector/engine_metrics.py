@@ -1,7 +1,7 @@
 """A /metrics page -> the signals of records.SIGNALS, for every era of vLLM and LMDeploy; pure, never raises.
 
-Only lines of known names are read, each by itself: a broken line loses that line and nothing else. What is
-not on the page, not a number, or missing for one of several engines is absent, never zero.
+Only lines of known names are read, each by itself: a broken line loses its own family and nothing else. What
+is not on the page, not a number, or missing for one of several engines is absent, never zero.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Final
 from estimator.spec import EngineName
 
 LINE_CHARACTERS_MAX: Final = 65_536
+UNREADABLE: Final = "\0"
+"""No line that holds this can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ Fold = Callable[[Sequence[float]], float]
 
 
 def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return sum(values) / len(values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,7 @@ class Source:
     names: tuple[str, ...]
     plus: tuple[str, ...] = ()
     reasons: frozenset[str] | None = None
-    fold: Fold = math.fsum
+    fold: Fold = sum
 
 
 # Newer versions say kv_cache_*, older ones gpu_cache_*; the engine before V1 swapped out what it preempted.
@@ -143,25 +145,24 @@ class _Series:
     value: float
 
 
-_Page = Mapping[str, Sequence[_Series]]
-"""Series by the name of their family."""
+_Page = Mapping[str, Sequence[_Series] | None]
+"""Series by the name of their family; None where a line of it was broken, so that no sum of it is whole."""
 
 
 def read_engine_page(text: str) -> EngineReading:
     """The signals of one page in Prometheus' text format 0.0.4; an empty reading for anything else.
 
     A page that does not end in a line feed was cut off, and its last line may hold half a number: that line
-    is skipped.
+    counts as broken.
     """
     *lines, cut_line = text.split("\n")  # not splitlines(): a label may hold other kinds of line ends
-    kept = [line for line in lines if line.startswith(_FIRST_LETTERS)]
+    kept = [line for line in (*lines, cut_line + UNREADABLE) if line.startswith(_FIRST_LETTERS)]
     page, skipped_lines = _parse(kept)
-    skipped_lines += cut_line.startswith(_FIRST_LETTERS)
     engine = _engine_of(kept)
     if engine is None:
         return EngineReading(skipped_lines=skipped_lines)
     table = _ENGINES[engine]
-    own = [series for source in table.values() for name in source.names for series in page.get(name, ())]
+    own = [series for source in table.values() for name in source.names for series in page.get(name) or ()]
     ranks = frozenset(series.labels["engine"] for series in own if "engine" in series.labels)
     signals: dict[str, float] = {"engines": float(len(ranks) or 1)} if own else {}
     for signal, source in (*table.items(), *PROCESS.items()):
@@ -172,7 +173,7 @@ def read_engine_page(text: str) -> EngineReading:
         engine=engine,
         signals=signals,
         model_names=tuple(dict.fromkeys(s.labels["model_name"] for s in own if s.labels.get("model_name"))),
-        cache_config=_agreed([series.labels for series in page.get(CACHE_CONFIG, ())]),
+        cache_config=_agreed([series.labels for series in page.get(CACHE_CONFIG) or ()]),
         skipped_lines=skipped_lines,
     )
 
@@ -189,24 +190,26 @@ def _engine_of(lines: Iterable[str]) -> EngineName | None:
 def _parse(lines: Iterable[str]) -> tuple[_Page, int]:
     """Series of the wanted names, and how many of their lines could not be read."""
     found: dict[str, dict[tuple[tuple[str, str], ...], _Series]] = {}
+    broken: dict[str, None] = {}
     skipped_lines = 0
     for line in lines:
         name = _NAME.match(line)
         if name is None or name[0] not in _WANTED:
             continue
-        series = _series(line[name.end() :]) if len(line) <= LINE_CHARACTERS_MAX else None
+        series = _series(line, name.end())
         if series is None:
             skipped_lines += 1
+            broken[name[0]] = None
         else:  # a series shown twice counts once
             found.setdefault(name[0], {})[tuple(sorted(series.labels.items()))] = series
-    return {name: list(by_labels.values()) for name, by_labels in found.items()}, skipped_lines
+    return {name: list(by_labels.values()) for name, by_labels in found.items()} | broken, skipped_lines
 
 
-def _series(rest: str) -> _Series | None:
-    match = _REST.fullmatch(rest)
-    if match is None:
+def _series(line: str, labels_at: int) -> _Series | None:
+    match = _REST.fullmatch(line, labels_at) if len(line) <= LINE_CHARACTERS_MAX else None
+    if match is None or UNREADABLE in line:
         return None
-    labels = _labels(match["labels"] or "")
+    labels = _labels((match["labels"] or "").strip())
     value = _number(match["value"])
     return None if labels is None or value is None else _Series(labels=labels, value=value)
 
@@ -242,11 +245,13 @@ def _fold(source: Source, page: _Page, ranks: frozenset[str]) -> float | None:
     if name is None:
         return None
     values: list[float] = []
-    for family in (name, *(more for more in source.plus if more in page)):
-        if not _covers(page[family], ranks):
-            return None  # a sum without one of the ranks would be a wrong number
-        values += [series.value for series in page[family] if _counts(series, source)]
-    return source.fold(values) if values else None
+    for more in (name, *(plus for plus in source.plus if plus in page)):
+        family = page[more]
+        if family is None or not _covers(family, ranks):
+            return None  # a sum without one of its parts would be a wrong number
+        values += [series.value for series in family if _counts(series, source)]
+    folded = source.fold(values) if values else math.inf
+    return folded if math.isfinite(folded) else None
 
 
 def _covers(family: Sequence[_Series], ranks: frozenset[str]) -> bool:

@@ -60,7 +60,7 @@ class NvmlReader:
         def ask(question: Callable[[], Mapping[str, float]]) -> None:
             try:
                 signals.update(question())
-            except nvml.NVMLError as error:  # e.g. no utilisation on a MIG slice: that signal is absent
+            except Exception as error:  # e.g. a MIG slice has no utilisation: that signal is absent
                 refusals.append(str(error))
 
         ask(lambda: _memory(nvml, handle))
@@ -86,7 +86,7 @@ def open_gpus(nvml: Any, visible: str | None) -> GpuReader:
             for index in range(nvml.nvmlDeviceGetCount())
         ]
         devices = {uuid: nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in visible_devices(visible, uuids)}
-    except nvml.NVMLError as error:
+    except Exception as error:  # no driver, no permission, a device that fell off the bus
         return NoGpu(reason=f"NVML: {error}")
     if not devices:
         return NoGpu(reason="CUDA_VISIBLE_DEVICES shows no GPU of this machine" if uuids else "no GPU")

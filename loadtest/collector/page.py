@@ -1,4 +1,4 @@
-"""Fetches one /metrics page and turns it into one Sample: what was seen, or one line that says why nothing was."""
+"""Fetches one /metrics page and makes one Sample of it: what was seen, or one line that says why not."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def look_at_page(session: aiohttp.ClientSession, target: PageTarget) -> Sa
         gap = str(error)
     except TimeoutError:
         gap = f"no whole page within {target.timeout_s:g} s"
-    except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a reply aiohttp cannot parse
+    except Exception as error:  # refused, reset, unparsable: whatever it was, the next tick must come
         gap = f"{type(error).__name__}: {_printable(str(error).encode())}"
     at_ns = time.perf_counter_ns()
     reading = EngineReading() if page is None else read_engine_page(page.decode("utf-8", errors="replace"))
@@ -70,7 +70,7 @@ async def look_at_page(session: aiohttp.ClientSession, target: PageTarget) -> Sa
 
 
 def _sample(at_ns: int, target: PageTarget, reading: EngineReading, gap: str | None) -> Sample:
-    labels = {"engine": target.engine}
+    labels: dict[str, str] = {"engine": target.engine}
     if reading.skipped_lines:
         labels["skipped_lines"] = str(reading.skipped_lines)
     return Sample(

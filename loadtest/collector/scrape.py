@@ -77,8 +77,8 @@ async def collect(plan: ScrapePlan, writer: RowWriter, stop: asyncio.Event) -> N
         if plan.open_gpus is not None:
             tasks.append(asyncio.create_task(_watch_gpus(plan.open_gpus, plan.interval_s, writer)))
         stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_EXCEPTION)
-        for task in tasks:
+        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in (stopped, *tasks):
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
     for end in ends:
@@ -195,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(_run(plan, writer))
     except RowFileError as error:
         return _complain(error, EXIT_DISK)
+    finally:
+        writer.close()
     return 0
 
 
