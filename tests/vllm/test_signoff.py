@@ -5,19 +5,22 @@ The figures are folded from the run's rows here, apart from the report, so that 
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from conftest import FLAGS, ROOT, Vllm
 
-from estimator.capacity import predict, vllm_headline
+from estimator.capacity import vllm_headline
+from estimator.catalog import read_gpu
+from estimator.estimate import estimate
 from estimator.hf_config import read_model
 from estimator.spec import EngineSpec, Workload
+from estimator.weights import weights_on_rank
 from loadtest.records import Event, Sample
 from loadtest.results import RunRows, load_results
 from loadtest.run_folder import RunFolder
@@ -46,7 +49,7 @@ class StageFacts:
 
 
 @pytest.fixture(scope="session")
-def signed(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SignedRun]:
+def signed(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> SignedRun:
     runs = tmp_path_factory.mktemp("runs")
     done = subprocess.run(
         [
@@ -61,15 +64,13 @@ def signed(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sig
     folders = list(Path(runs).iterdir())
     assert len(folders) == 1, "the sign-off left no run folder"
     folder = RunFolder.open(folders[0])
-    yield SignedRun(exit_code=done.returncode, out=done.stdout, folder=folder, rows=load_results(folder))
+    return SignedRun(exit_code=done.returncode, out=done.stdout, folder=folder, rows=load_results(folder))
 
 
 def stages(rows: RunRows) -> list[StageFacts]:
     marks = [event for event in rows.events if event.event in ("stage", "run_end")]
     engine = [sample for sample in rows.samples if sample.source == "engine" and sample.gap is None]
-    return [
-        _facts(mark, engine, mark.at_ns, after.at_ns) for mark, after in zip(marks, marks[1:], strict=False)
-    ]
+    return [_facts(mark, engine, mark.at_ns, after.at_ns) for mark, after in itertools.pairwise(marks)]
 
 
 def _facts(mark: Event, engine: list[Sample], start_ns: int, end_ns: int) -> StageFacts:
@@ -96,9 +97,9 @@ def test_the_prediction_from_metrics_equals_the_prediction_from_the_config(
         block_size=int(FLAGS["--block-size"]),
         num_gpu_blocks_override=int(FLAGS["--num-gpu-blocks-override"]),
     )
-    computed = predict(
-        pool_of(model, engine), Workload.constant(256, 256), max_model_len=MAX_MODEL_LEN, slots=SLOTS
-    )
+    gpu = read_gpu("l4-24gb")  # the blocks are given, so that the GPU does not matter
+    workload = Workload.constant(256, 256)
+    computed = estimate(model, gpu, engine, weights_on_rank(model, tp=1), workload).prediction
     assert (computed.n_guaranteed, computed.n_saturation) == (shown.n_guaranteed, shown.n_saturation)
     assert computed.pool.usable_blocks == shown.pool.usable_blocks == 511
     server = signed.folder.read_manifest().server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,46 +20,28 @@ from loadtest.collector.gpu import (
 A, B, AB = "GPU-aaaa-1111", "GPU-bbbb-2222", "GPU-bbbb-3333"
 
 
-@dataclass
-class FakeNvml:
-    """NVML with the calls the reader makes: a handle is the device's UUID, `refused` calls raise."""
+def fake_nvml(uuids: tuple[str, ...] = (A, B), refused: tuple[str, ...] = ()) -> SimpleNamespace:
+    """NVML with the calls the reader makes: a handle is the device's UUID, `refused` answers raise."""
 
-    uuids: tuple[str, ...] = (A, B)
-    refused: set[str] = field(default_factory=set)
-    nvmlMemory_v2: int = 2  # noqa: N815
+    def answer(name: str, value: Any = None) -> Any:
+        if name in refused:
+            raise RuntimeError(f"{name}: Not Supported")
+        return value
 
-    class NVMLError(Exception):
-        pass
+    def memory(_: str, version: int = 1) -> SimpleNamespace:
+        return answer("memory", SimpleNamespace(used=70_000 if version == 2 else 70_600, total=80_000))
 
-    def _answer(self, call: str, answer: Any) -> Any:
-        if call in self.refused:
-            raise self.NVMLError(f"{call}: Not Supported")
-        return answer
-
-    def nvmlInit(self) -> None:
-        self._answer("init", None)
-
-    def nvmlDeviceGetCount(self) -> int:
-        return len(self.uuids)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        return self.uuids[index]
-
-    def nvmlDeviceGetUUID(self, handle: str) -> str:
-        return handle
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        return self._answer(uuid, uuid)
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str, version: int = 1) -> SimpleNamespace:
-        reserved = 0 if version == self.nvmlMemory_v2 else 600
-        return self._answer("memory", SimpleNamespace(used=70_000 + reserved, total=80_000))
-
-    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
-        return self._answer("utilization", SimpleNamespace(gpu=87))
-
-    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
-        return self._answer("power", 650_500)
+    return SimpleNamespace(
+        nvmlMemory_v2=2,
+        nvmlInit=lambda: answer("init"),
+        nvmlDeviceGetCount=lambda: len(uuids),
+        nvmlDeviceGetHandleByIndex=lambda index: uuids[index],
+        nvmlDeviceGetUUID=lambda handle: handle,
+        nvmlDeviceGetHandleByUUID=lambda uuid: answer(uuid, uuid),
+        nvmlDeviceGetMemoryInfo=memory,
+        nvmlDeviceGetUtilizationRates=lambda _: answer("utilization", SimpleNamespace(gpu=87)),
+        nvmlDeviceGetPowerUsage=lambda _: answer("power", 650_500),
+    )
 
 
 ALL_SIGNALS = {
@@ -72,13 +53,13 @@ ALL_SIGNALS = {
 
 
 def test_memory_without_what_the_driver_reserves_a_ratio_and_watts_are_read() -> None:
-    looks = open_gpus(FakeNvml(), None).read()
+    looks = open_gpus(fake_nvml(), None).read()
     assert [look.device for look in looks] == [A, B]
     assert looks[0] == GpuLook(device=A, signals=ALL_SIGNALS, labels={"device": A})
 
 
 def test_a_mig_slice_without_utilization_keeps_its_other_signals() -> None:
-    (look,) = open_gpus(FakeNvml(refused={"utilization"}), "MIG-1234").read()
+    (look,) = open_gpus(fake_nvml(refused=("utilization",)), "MIG-1234").read()
     assert look.device == "MIG-1234"
     assert look.signals == {
         name: ALL_SIGNALS[name] for name in ALL_SIGNALS if name != "gpu_utilization_ratio"
@@ -86,25 +67,25 @@ def test_a_mig_slice_without_utilization_keeps_its_other_signals() -> None:
 
 
 def test_a_device_that_answers_nothing_is_a_gap_with_the_drivers_reason() -> None:
-    (look,) = open_gpus(FakeNvml((A,), refused={"memory", "utilization", "power"}), None).read()
+    (look,) = open_gpus(fake_nvml((A,), refused=("memory", "utilization", "power")), None).read()
     assert look == GpuLook(device=A, gap="NVML: memory: Not Supported")
 
 
 def test_a_driver_that_does_not_start_is_a_reason_not_an_error() -> None:
-    assert open_gpus(FakeNvml(refused={"init"}), None) == NoGpu(reason="NVML: init: Not Supported")
+    assert open_gpus(fake_nvml(refused=("init",)), None) == NoGpu(reason="NVML: init: Not Supported")
 
 
 def test_a_slice_the_driver_does_not_know_is_a_reason_too() -> None:
-    reader = open_gpus(FakeNvml(refused={"MIG-gone"}), "MIG-gone")
+    reader = open_gpus(fake_nvml(refused=("MIG-gone",)), "MIG-gone")
     assert reader == NoGpu(reason="NVML: MIG-gone: Not Supported")
 
 
 def test_a_machine_without_devices_says_so() -> None:
-    assert open_gpus(FakeNvml(()), None) == NoGpu(reason="no GPU")
+    assert open_gpus(fake_nvml(()), None) == NoGpu(reason="no GPU")
 
 
 def test_hidden_devices_are_not_read() -> None:
-    assert open_gpus(FakeNvml(), "") == NoGpu(reason="CUDA_VISIBLE_DEVICES shows no GPU of this machine")
+    assert open_gpus(fake_nvml(), "") == NoGpu(reason="CUDA_VISIBLE_DEVICES shows no GPU of this machine")
 
 
 def test_the_real_binding_opens_without_raising_on_any_machine() -> None:

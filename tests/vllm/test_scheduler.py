@@ -1,0 +1,21 @@
+"""The twin's scheduler against vLLM's own, step by step."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from conftest import ROOT, VLLM_PYTHON, Vllm
+
+
+def test_the_twin_schedules_as_vllm_does_block_for_block(vllm: Vllm) -> None:
+    done = subprocess.run(
+        [VLLM_PYTHON, ROOT / "tests/vllm/scheduler_parity.py", vllm.model_folder, "20"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    totals = json.loads(done.stdout.strip().splitlines()[-1])
+    print(f"\nequal to vLLM's scheduler over {totals}")
+    assert totals["preemptions"] > 50, "too few preemptions to prove anything"
