@@ -65,8 +65,11 @@ async def look_at_page(session: aiohttp.ClientSession, target: PageTarget) -> Sa
     except Exception as error:  # refused, reset, unparsable: whatever it was, the next tick must come
         gap = f"{type(error).__name__}: {_printable(str(error).encode())}"
     at_ns = time.perf_counter_ns()
-    reading = EngineReading() if page is None else read_engine_page(page.decode("utf-8", errors="replace"))
-    return _sample(at_ns, target, reading, gap or _page_gap(reading, target, page or b""))
+    if page is None:
+        return _sample(at_ns, target, EngineReading(), gap)
+    # in a thread: a hostile page of 16 MB takes seconds to read, and a signal must be heard meanwhile
+    reading = await asyncio.to_thread(read_engine_page, page.decode("utf-8", errors="replace"))
+    return _sample(at_ns, target, reading, _page_gap(reading, target, page))
 
 
 def _sample(at_ns: int, target: PageTarget, reading: EngineReading, gap: str | None) -> Sample:

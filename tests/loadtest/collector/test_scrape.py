@@ -295,3 +295,32 @@ def test_importing_the_collector_starts_nothing() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )
     assert done.stdout.strip() == "1"
+
+
+HANGING_DRIVER = """
+import asyncio, sys, threading
+from pathlib import Path
+from loadtest.collector import scrape
+from loadtest.collector.page import PageTarget
+from loadtest.origin import parse_origin
+from loadtest.run_folder import RunFolder
+
+plan = scrape.ScrapePlan(
+    target=PageTarget(origin=parse_origin(sys.argv[2]), engine="vllm"),
+    interval_s=0.05,
+    open_gpus=threading.Event().wait,
+)
+asyncio.run(scrape._run(plan, RunFolder.open(Path(sys.argv[1])).samples_writer("collector")))
+"""
+
+
+def test_a_driver_call_that_hangs_does_not_hold_the_process(folder: RunFolder) -> None:
+    with (
+        serving() as url,
+        subprocess.Popen(
+            [sys.executable, "-c", HANGING_DRIVER, str(folder.root), url], cwd=REPOSITORY
+        ) as process,
+    ):
+        wait_for(lambda: len(samples(folder)) >= 2)
+        process.terminate()
+        assert process.wait(timeout=5) == 0
