@@ -63,7 +63,7 @@ async def look_at_page(session: aiohttp.ClientSession, target: PageTarget) -> Sa
     except TimeoutError:
         gap = f"no whole page within {target.timeout_s:g} s"
     except Exception as error:  # refused, reset, unparsable: whatever it was, the next tick must come
-        gap = f"{type(error).__name__}: {_printable(str(error).encode())}"
+        gap = f"{type(error).__name__}: {_printable(str(error).encode(errors='replace'))}"
     at_ns = time.perf_counter_ns()
     if page is None:
         return _sample(at_ns, target, EngineReading(), gap)
