@@ -1,0 +1,112 @@
+"""One run from its first tick to its last row, in the process that decides the load (master or single).
+
+Knows nothing of Locust: the ramp asks it for the target, the hooks tell it when the load ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from loadtest.conductor.plan import Target, users_at
+from loadtest.conductor.prepare import PreparedRun
+from loadtest.records import Event, EventKind
+from loadtest.results import finalise
+from loadtest.run_folder import PlannedStage, RunState
+
+COLLECTOR_STOP_S: Final = 5.0
+FOREVER_S: Final = 366 * 24 * 3600.0
+
+
+class LoadRun:
+    """Writes the run's events, keeps its collector alive and its manifest true."""
+
+    def __init__(
+        self,
+        run: PreparedRun,
+        stages: Sequence[PlannedStage],
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self.run = run
+        self._stages = stages
+        self._clock = clock
+        self._stage_index: int | None = None
+        self._events = run.folder.events_writer()
+        self._collector = start_collector(run)
+        self._ended = False
+        self._write("run_start", {"stages": len(stages)})
+
+    def target(self, elapsed_s: float) -> Target | None:
+        """What the load should be now; a stage that begins becomes a row. None when the plan is over."""
+        target = users_at(self._stages, elapsed_s)
+        if target is not None and target.stage.index != self._stage_index:
+            self._stage_index = target.stage.index
+            stage = target.stage
+            self._write(
+                "stage",
+                {
+                    "index": stage.index,
+                    "label": stage.label,
+                    "users": stage.users,
+                    "settle_s": stage.settle_s,
+                    "hold_s": stage.hold_s,
+                },
+            )
+        return target
+
+    def load_ended(self, reason: str) -> None:
+        """The load is not held any more; requests in flight may still finish."""
+        if not self._ended:
+            self._ended = True
+            self._write("run_end", {"reason": reason})
+
+    def close(self, state: RunState) -> None:
+        """After the last request: ends the collector, then folds the rows."""
+        self.load_ended(state)
+        stop_collector(self._collector)
+        self._events.sync()
+        self._events.close()
+        self.run.folder.write_manifest(dataclasses.replace(self.run.manifest, state=state))
+        finalise(self.run.folder)
+
+    @property
+    def plan_is_over(self) -> bool:
+        return self._stage_index is not None and self._stage_index == self._stages[-1].index
+
+    def _write(self, event: EventKind, data: dict[str, str | int | float | bool | None]) -> None:
+        self._events.append(Event(at_ns=self._clock(), event=event, data=data))
+
+
+def asked_stage(run: PreparedRun, users: int, spawn_rate_per_s: float, run_s: float | None) -> PlannedStage:
+    """The one stage of a person who gave the number of users: held until told otherwise."""
+    return PlannedStage(
+        index=0,
+        label=f"{users} users, as asked",
+        users=users,
+        hold_s=run_s or FOREVER_S,
+        settle_s=run.scenario.settle_s + users / spawn_rate_per_s,
+        spawn_rate_per_s=spawn_rate_per_s,
+    )
+
+
+def start_collector(run: PreparedRun) -> subprocess.Popen[bytes]:
+    """A process of its own: asyncio and Locust's gevent do not share one. It ends with its stdin."""
+    command = [sys.executable, "-m", "loadtest.collector.scrape", "--run-folder", str(run.folder.root)]
+    command += ["--target", run.manifest.host, "--engine", run.manifest.engine]
+    with run.folder.log_path("collector").open("wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)  # noqa: S603
+
+
+def stop_collector(collector: subprocess.Popen[bytes]) -> None:
+    collector.terminate()
+    try:
+        collector.wait(timeout=COLLECTOR_STOP_S)
+    except subprocess.TimeoutExpired:
+        collector.kill()
+        collector.wait()
+    if collector.stdin is not None:
+        collector.stdin.close()

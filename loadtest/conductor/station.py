@@ -1,0 +1,106 @@
+"""What a load process opens for a run and closes after it: its rows, its desk for the users, its pulse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import gevent
+from locust.runners import Runner
+
+from loadtest.conductor.prepare import PreparedRun
+from loadtest.conductor.pulse import PROBE_S, Pulse
+from loadtest.conductor.server_facts import Answer, ServerError, ask
+from loadtest.origin import ApiKey, Origin, parse_origin, read_api_key
+from loadtest.row_file import RowFileError
+from loadtest.workers.desk import Desk, reception
+from loadtest.workers.prompts import ChatWords, Messages, calibrate
+
+SAMPLE_S = 1.0
+
+
+class Station:
+    """Opened after Locust has forked. Raises PlainError when chat prompts cannot be made exact."""
+
+    def __init__(self, run: PreparedRun, worker: int, runner: Runner) -> None:
+        origin, key = parse_origin(run.manifest.host), read_api_key()
+        self._runner = runner
+        self._samples = run.folder.samples_writer(f"client-w{worker:02d}")
+        self._desk = Desk(
+            run_id=run.manifest.run_id,
+            worker=worker,
+            origin=origin,
+            key=key,
+            model=run.manifest.model,
+            scenario=run.scenario,
+            rows=run.folder.records_writer(worker),
+            chat=_chat_words(run, origin, key),
+        )
+        self._pulse = Pulse(worker)
+        self._greenlets = [gevent.spawn(self._probe), gevent.spawn(self._beat)]
+        reception.open(self._desk)
+
+    def close(self) -> None:
+        reception.close()
+        gevent.killall(self._greenlets)
+        for rows in (self._desk.rows, self._samples):
+            rows.sync()
+            rows.close()
+
+    def _probe(self) -> None:
+        while True:
+            due_ns = self._desk.clock() + int(PROBE_S * 1e9)
+            gevent.sleep(PROBE_S)
+            self._pulse.probed(due_ns)
+
+    def _beat(self) -> None:
+        """Once a second: a sample of this process, and the rows pushed to the disk in a thread."""
+        pool = gevent.get_hub().threadpool
+        while True:
+            gevent.sleep(SAMPLE_S)
+            users = self._runner.user_count
+            try:
+                self._samples.append(self._pulse.sample(users=users, in_flight=self._desk.in_flight))
+                pool.apply(self._desk.rows.sync)
+            except (RowFileError, OSError) as error:
+                self._runner.environment.process_exit_code = 3
+                self._runner.log_exception("station", str(error), "")
+                gevent.spawn(self._runner.quit)
+                return
+
+
+def _chat_words(run: PreparedRun, origin: Origin, key: ApiKey | None) -> ChatWords | None:
+    if run.scenario.endpoint != "chat":
+        return None
+
+    def tokenize(messages: Messages) -> int:
+        return _count_tokens(origin, key, run.manifest.model, run.manifest.engine, messages)
+
+    return calibrate(tokenize)
+
+
+def _count_tokens(origin: Origin, key: ApiKey | None, model: str, engine: str, messages: Messages) -> int:
+    """vLLM: /tokenize. LMDeploy: /v1/encode, which applies the chat template when asked to."""
+    path, body, field = _token_question(model, engine, messages)
+    answer = ask(origin, path, key, body=body)
+    try:
+        count = json.loads(answer.body)[field]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_tokens(origin, path, answer) from error
+    if answer.status != 200 or not isinstance(count, int):
+        raise _no_tokens(origin, path, answer)
+    return count
+
+
+def _token_question(model: str, engine: str, messages: Messages) -> tuple[str, Mapping[str, Any], str]:
+    if engine == "lmdeploy":
+        return "/v1/encode", {"input": messages[0]["content"], "do_preprocess": True}, "length"
+    return "/tokenize", {"model": model, "messages": messages}, "count"
+
+
+def _no_tokens(origin: Origin, path: str, answer: Answer) -> ServerError:
+    return ServerError(
+        f"{origin}{path} answered {answer.status} and counts no tokens, so chat prompts cannot be exact: "
+        "use endpoint: completions"
+    )

@@ -1,0 +1,139 @@
+"""One user: asks, reads the stream to its end, writes one row, asks again. Never raises into Locust."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gevent import sleep
+from locust import User, constant, task
+from locust.exception import StopUser
+
+from loadtest.records import RequestIssued, RequestRecord
+from loadtest.row_file import RowFileError
+from loadtest.workers.desk import Desk, reception
+from loadtest.workers.prompts import Draw, draw
+from loadtest.workers.reply import gap_quantile_s
+from loadtest.workers.stream import Connection, Exchange
+
+EXIT_DISK: Final = 3
+
+
+class ChatUser(User):
+    """Base class of the locustfiles' users; a closed loop without thinking time unless they set one."""
+
+    abstract = True
+    wait_time = constant(0)
+
+    def on_start(self) -> None:
+        desk = reception.desk()
+        if desk is None:
+            raise StopUser
+        self.desk: Desk = desk
+        self.connection = Connection(desk.origin, desk.scenario.timeouts)
+
+    def on_stop(self) -> None:
+        if hasattr(self, "connection"):
+            self.connection.close()
+
+    @task
+    def ask(self) -> None:
+        """One streaming request, one RequestRecord, whatever happens to it."""
+        desk = self.desk
+        seq = desk.next_seq()
+        drawn = draw(desk.scenario, desk.worker, seq)
+        request = desk.request_bytes(drawn, seq)  # before the clock starts
+        intended_ns = desk.clock()
+        desk.in_flight += 1
+        try:
+            desk.rows.append(_issued(desk, drawn, seq, intended_ns))
+            exchange = self.connection.exchange(request, intended_ns, drawn.output_tokens)
+            record = _record(desk, drawn, seq, intended_ns, exchange)
+            desk.rows.append(record)
+        except RowFileError as error:
+            self._stop_the_load(error)
+            raise StopUser from error
+        finally:
+            desk.in_flight -= 1
+        self._tell_locust(record)
+        if record.outcome == "client_cancel":
+            raise StopUser
+        if not record.succeeded:
+            sleep(desk.scenario.failure_pause_s)
+
+    def _tell_locust(self, record: RequestRecord) -> None:
+        """Locust's page shows our times: its own would end at the headers."""
+        if record.outcome == "client_cancel":
+            return
+        fire = self.environment.events.request.fire
+        if record.ttft_s is not None:
+            fire(
+                request_type="TTFT",
+                name=record.endpoint,
+                response_time=record.ttft_s * 1000,
+                response_length=0,
+                exception=None,
+                context={},
+            )
+        fire(
+            request_type="POST",
+            name=record.endpoint,
+            response_time=record.e2e_s * 1000,
+            response_length=record.output_tokens or 0,
+            exception=None if record.succeeded else _Failed(f"{record.outcome}: {record.error or ''}"),
+            context={},
+        )
+
+    def _stop_the_load(self, error: RowFileError) -> None:
+        """A request that cannot be recorded must not be sent."""
+        self.environment.process_exit_code = EXIT_DISK
+        runner = self.environment.runner
+        if runner is not None:
+            runner.log_exception(self.environment.runner.__class__.__name__, str(error), "")
+            runner.greenlet.spawn(runner.quit)
+
+
+class _Failed(Exception):  # noqa: N818  (how Locust's failure table names it)
+    """A request that did not succeed, as Locust's page shows it."""
+
+
+def _issued(desk: Desk, drawn: Draw, seq: int, intended_ns: int) -> RequestIssued:
+    return RequestIssued(
+        worker=desk.worker,
+        seq=seq,
+        endpoint=desk.scenario.endpoint,
+        planned_input_tokens=drawn.input_tokens,
+        planned_output_tokens=drawn.output_tokens,
+        intended_ns=intended_ns,
+    )
+
+
+def _record(desk: Desk, drawn: Draw, seq: int, intended_ns: int, exchange: Exchange) -> RequestRecord:
+    reply = exchange.reply
+    gaps_ns = sorted(reply.gaps_ns)
+    return RequestRecord(
+        worker=desk.worker,
+        seq=seq,
+        outcome=exchange.outcome,
+        endpoint=desk.scenario.endpoint,
+        planned_input_tokens=drawn.input_tokens,
+        planned_output_tokens=drawn.output_tokens,
+        intended_ns=intended_ns,
+        connected_ns=exchange.connected_ns,
+        sent_ns=exchange.sent_ns,
+        headers_ns=exchange.headers_ns,
+        first_token_ns=reply.first_token_ns,
+        last_token_ns=reply.last_token_ns,
+        done_ns=desk.clock(),
+        input_tokens=reply.input_tokens,
+        output_tokens=reply.output_tokens,
+        chunks=reply.chunks,
+        coalesced_reads=reply.coalesced_reads,
+        gap_p50_s=gap_quantile_s(gaps_ns, 0.50),
+        gap_p99_s=gap_quantile_s(gaps_ns, 0.99),
+        gap_max_s=gap_quantile_s(gaps_ns, 1.0),
+        finish_reason=reply.finish_reason,
+        http_status=exchange.http_status,
+        reused_connection=exchange.reused_connection,
+        retried=exchange.retried,
+        error=exchange.error,
+    )

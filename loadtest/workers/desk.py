@@ -1,0 +1,91 @@
+"""What one load process holds for its users: where to send, what to send, where rows go.
+
+Locust makes users without arguments, so the desk is found here; the conductor opens it after the fork.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gevent.event import Event as Gate
+
+from loadtest.origin import ApiKey, Origin
+from loadtest.row_file import RowWriter
+from loadtest.scenario import Scenario
+from loadtest.workers.prompts import ChatWords, Draw, chat_prompt, request_body, token_prompt
+
+PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+OPEN_S_MAX = 30.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """One for each process. `in_flight` and `seq` are the only things that change."""
+
+    run_id: str
+    worker: int
+    origin: Origin
+    key: ApiKey | None
+    model: str
+    scenario: Scenario
+    rows: RowWriter
+    chat: ChatWords | None
+    clock: Callable[[], int] = time.perf_counter_ns
+    in_flight: int = 0
+    seq: int = 0
+
+    def next_seq(self) -> int:
+        self.seq += 1
+        return self.seq - 1
+
+    def request_bytes(self, draw: Draw, seq: int) -> bytes:
+        """The whole HTTP request, ready to be written at once."""
+        if self.chat is not None:
+            body = request_body(
+                self.model,
+                chat_prompt(draw, self.chat, self.run_id, self.worker, seq),
+                draw.output_tokens,
+            )
+        else:
+            body = request_body(
+                self.model, token_prompt(draw, self.run_id, self.worker, seq), draw.output_tokens
+            )
+        payload = json.dumps(body, separators=(",", ":")).encode()
+        head = [
+            f"POST {self.origin.path}{PATHS[self.scenario.endpoint]} HTTP/1.1",
+            f"Host: {self.origin.host_header}",
+            "Content-Type: application/json",
+            "Accept: text/event-stream",
+            "Accept-Encoding: identity",
+            f"Content-Length: {len(payload)}",
+        ]
+        if self.key is not None:
+            head.append("{}: {}".format(*self.key.header()))
+        return "\r\n".join((*head, "", "")).encode("latin-1") + payload
+
+
+class _Reception:
+    """Holds the desk of this process; users that come early wait for it."""
+
+    def __init__(self) -> None:
+        self._gate = Gate()
+        self._desk: Desk | None = None
+
+    def open(self, desk: Desk) -> None:
+        self._desk = desk
+        self._gate.set()
+
+    def close(self) -> None:
+        self._gate.clear()
+        self._desk = None
+
+    def desk(self) -> Desk | None:
+        """The open desk; None when none opened in time, which is the conductor's fault to report."""
+        self._gate.wait(OPEN_S_MAX)
+        return self._desk
+
+
+reception = _Reception()

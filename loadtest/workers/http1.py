@@ -1,0 +1,162 @@
+"""An HTTP/1.1 response, read as it arrives: status, then body bytes, then a clean end or not. Pure."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+HEADER_BYTES_MAX: Final = 65_536
+State = Literal["status", "headers", "body", "chunk_size", "chunk", "chunk_end", "trailers", "complete"]
+
+
+class BadResponse(ValueError):  # noqa: N818  (reads as what happened)
+    """The bytes are not an HTTP/1.1 response."""
+
+
+class ResponseReader:
+    """Feed it what the socket gave; it returns the body bytes among them.
+
+    Knows chunked, content-length and close-delimited bodies, 1xx answers before the real one, and
+    trailers. `complete` is True after a clean end; a close-delimited body ends with `end_of_stream()`.
+    """
+
+    __slots__ = ("_buffer", "_left", "_seen_header_bytes", "_state", "headers", "keep_alive", "status")
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.keep_alive = True
+        self._state: State = "status"
+        self._buffer = bytearray()
+        self._left: int | None = 0
+        self._seen_header_bytes = 0
+
+    @property
+    def has_headers(self) -> bool:
+        return self._state not in ("status", "headers")
+
+    @property
+    def complete(self) -> bool:
+        return self._state == "complete"
+
+    def feed(self, data: bytes) -> bytes:
+        """Body bytes in `data`. Raises BadResponse."""
+        self._buffer += data
+        body = bytearray()
+        while self._advance(body):
+            pass
+        return bytes(body)
+
+    def end_of_stream(self) -> bool:
+        """The peer closed; True when that is how this body ends, or it had ended already."""
+        if self._state == "body" and self._left is None:
+            self._state = "complete"
+        return self.complete
+
+    def _advance(self, body: bytearray) -> bool:
+        """One step; False when more bytes are needed or the response is complete."""
+        match self._state:
+            case "complete":
+                return False
+            case "body" | "chunk":
+                return self._take_body(body)
+            case _:
+                line = self._line()
+                if line is None:
+                    return False
+                self._on_line(line)
+                return True
+
+    def _take_body(self, body: bytearray) -> bool:
+        if not self._buffer and self._left != 0:
+            return False
+        take = len(self._buffer) if self._left is None else min(self._left, len(self._buffer))
+        body += self._buffer[:take]
+        del self._buffer[:take]
+        if self._left is not None:
+            self._left -= take
+            if self._left == 0:
+                self._state = "complete" if self._state == "body" else "chunk_end"
+                return True
+        return False
+
+    def _line(self) -> bytes | None:
+        end = self._buffer.find(b"\n")
+        if end < 0:
+            if len(self._buffer) > HEADER_BYTES_MAX:
+                raise BadResponse(f"a header line of more than {HEADER_BYTES_MAX} bytes")
+            return None
+        line = bytes(self._buffer[:end]).removesuffix(b"\r")
+        del self._buffer[: end + 1]
+        return line
+
+    def _on_line(self, line: bytes) -> None:
+        match self._state:
+            case "status":
+                self._on_status(line)
+            case "headers":
+                self._on_header(line)
+            case "chunk_size":
+                self._on_chunk_size(line)
+            case "chunk_end":
+                if line:
+                    raise BadResponse("a chunk is longer than its size")
+                self._state = "chunk_size"
+            case "trailers":
+                self._count_header(line)
+                if not line:
+                    self._state = "complete"
+
+    def _on_status(self, line: bytes) -> None:
+        parts = line.split(b" ", 2)
+        if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit():
+            raise BadResponse(f"not an HTTP/1 status line: {line[:80]!r}")
+        self.status = int(parts[1])
+        self.keep_alive = parts[0] != b"HTTP/1.0"
+        self.headers = {}
+        self._state = "headers"
+
+    def _on_header(self, line: bytes) -> None:
+        self._count_header(line)
+        if not line:
+            self._begin_body()
+            return
+        name, colon, value = line.partition(b":")
+        if not colon:
+            raise BadResponse(f"not a header: {line[:80]!r}")
+        self.headers[name.decode("latin-1").strip().lower()] = value.decode("latin-1").strip()
+
+    def _count_header(self, line: bytes) -> None:
+        self._seen_header_bytes += len(line) + 2
+        if self._seen_header_bytes > HEADER_BYTES_MAX:
+            raise BadResponse(f"headers of more than {HEADER_BYTES_MAX} bytes")
+
+    def _begin_body(self) -> None:
+        assert self.status is not None
+        if self.status < 200:  # 100 Continue and friends: the real answer follows
+            self._state = "status"
+            return
+        connection = self.headers.get("connection", "").lower()
+        self.keep_alive = "keep-alive" in connection or (self.keep_alive and "close" not in connection)
+        if "chunked" in self.headers.get("transfer-encoding", "").lower():
+            self._state = "chunk_size"
+            return
+        length = self.headers.get("content-length")
+        if self.status in (204, 304):
+            length = "0"
+        if length is None:
+            self._left, self.keep_alive, self._state = None, False, "body"
+            return
+        if not (length.isascii() and length.isdigit()):
+            raise BadResponse(f"not a content length: {length[:40]!r}")
+        self._left, self._state = int(length), "body"
+
+    def _on_chunk_size(self, line: bytes) -> None:
+        digits = line.partition(b";")[0].strip()
+        try:
+            size = int(digits, 16) if digits[:1].isalnum() and len(digits) <= 16 else -1
+        except ValueError:
+            size = -1
+        if size < 0:
+            raise BadResponse(f"not a chunk size: {line[:40]!r}")
+        self._left = size
+        self._state = "chunk" if size else "trailers"
