@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from estimator.spec import CacheLayer, Lengths, SpecError, Workload
+from estimator.spec import CacheLayer, Lengths, Workload, heads_on_rank
 from estimator.units import ceil_div
 
 _SHARES = tuple((i + 0.5) / 64 for i in range(64))
@@ -31,15 +31,6 @@ class Held:
     start_blocks: int
     longest_blocks: int
     mean_blocks: float
-
-
-def heads_on_rank(kv_heads: int, tp: int) -> int:
-    """KV heads one tensor-parallel rank keeps: divided while they last, then replicated, never below one."""
-    if tp > kv_heads and tp % kv_heads != 0:
-        raise SpecError(f"--tp {tp} is not a multiple of the model's {kv_heads} KV heads; vLLM refuses it")
-    if tp <= kv_heads and kv_heads % tp != 0:
-        raise SpecError(f"--tp {tp} does not divide the model's {kv_heads} KV heads; choose a divisor")
-    return max(1, kv_heads // tp)
 
 
 def page_bytes(layer: CacheLayer, block_size: int, tp: int, kv_format: KvFormat) -> int:

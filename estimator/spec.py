@@ -65,6 +65,15 @@ class CacheLayer:
             _require(getattr(self, field) >= 1, f"{field} must be at least 1, got {getattr(self, field)}")
 
 
+def heads_on_rank(kv_heads: int, tp: int) -> int:
+    """KV heads one tensor-parallel rank keeps: divided while they last, then replicated, never below one."""
+    if tp > kv_heads and tp % kv_heads != 0:
+        raise SpecError(f"--tp {tp} is not a multiple of the model's {kv_heads} KV heads; vLLM refuses it")
+    if tp <= kv_heads and kv_heads % tp != 0:
+        raise SpecError(f"--tp {tp} does not divide the model's {kv_heads} KV heads; choose a divisor")
+    return max(1, kv_heads // tp)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """A model as its config.json describes it; sizes are in elements, one cache layer a layer."""

@@ -15,8 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from estimator.kv_cache import heads_on_rank
-from estimator.spec import ModelSpec, SpecError, UnsupportedModel
+from estimator.spec import ModelSpec, SpecError, UnsupportedModel, heads_on_rank
 from estimator.units import ceil_div, format_bytes
 
 VOCAB_PADDING: Final = 64

@@ -31,5 +31,5 @@ def signoff(scenario: Path, **options: Any) -> None:
     request = SignoffRequest(scenario=read_scenario(scenario), pool=None, **options)
     folder = sign_off(request, say=lambda line: click.echo(line, err=True))
     verdict = write_report(folder)
-    click.echo("\n".join(five_lines(verdict)))
+    click.echo("\n".join(five_lines(verdict, str(folder.report_path("html")))))
     sys.exit(verdict.exit_code)

@@ -8,9 +8,8 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from estimator.estimate import VERSIONS, Estimate
-from estimator.kv_cache import heads_on_rank
 from estimator.rules_of_thumb import RULES, textbook_requests
-from estimator.spec import Interval, Lengths
+from estimator.spec import Interval, Lengths, heads_on_rank
 from estimator.units import format_bytes
 from loadtest.reporter.verdict import BUFFER_RATIO, safe_limit
 

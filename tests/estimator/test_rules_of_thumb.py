@@ -30,7 +30,7 @@ def test_the_division_is_exact_where_floats_are_not(tenths_of_mib: int, requests
 
 @pytest.mark.parametrize(("free", "each"), [(-1, 8), (2, 0), (2, -8), (float("nan"), 8), (2, float("inf"))])
 def test_impossible_quantities_are_refused(free: float, each: float) -> None:
-    with pytest.raises(SpecError, match="must be (above|at least) 0"):
+    with pytest.raises(SpecError, match=r"must be (above|at least) 0"):
         textbook_requests(free, each)
 
 

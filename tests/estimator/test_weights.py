@@ -134,3 +134,23 @@ def test_a_tp_that_does_not_divide_the_model_is_refused(tp: int) -> None:
     model = model_spec({**SIZES, **FAMILIES["qwen3"]}, "m")
     with pytest.raises(SpecError, match=f"--tp {tp} does not divide the model's 8 attention heads"):
         parameter_bytes(model, tp)
+
+
+def test_the_vocabulary_is_padded_to_64_rows_as_vllm_does() -> None:
+    padded, exact, more = (
+        parameter_bytes(model_spec({**SIZES, **FAMILIES["qwen3"], "vocab_size": rows}, "m"), 1)
+        for rows in (1000, 1024, 1025)
+    )
+    assert padded == exact
+    assert more - exact == 2 * 64 * 256 * 2  # two tables, 64 rows of 256 elements of 2 bytes
+
+
+def test_a_tensor_file_short_of_one_byte_is_noticed(tmp_path: Path) -> None:
+    model = model_spec({**SIZES, **FAMILIES["qwen3"]}, "m")
+    file = tmp_path / "model.safetensors"
+    write_safetensors(file, tensors_of(model))
+    assert weights_on_rank(model, 1, tmp_path).size_bytes == parameter_bytes(model, 1)
+    with file.open("r+b") as stream:
+        stream.truncate(file.stat().st_size - 1)
+    with pytest.raises(SpecError, match=r"model\.safetensors is cut short"):
+        weights_on_rank(model, 1, tmp_path)

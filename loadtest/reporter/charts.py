@@ -1,0 +1,194 @@
+"""Four pictures of a run as inline SVG that follows the page's colours. The same rows give the same bytes."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from loadtest.reporter.observation import Observation, Quantiles, Series, StageObservation
+from loadtest.reporter.verdict import Verdict
+
+INK: Final = "#010203"
+"""Stands for the page's own text colour; replaced by currentColor."""
+BLUE, ORANGE, GREEN, RED, GREY = "#3b82c4", "#d97b29", "#2f9e62", "#cf4b4b", "#8a8f98"
+STYLE: Final[Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+SIZE_INCHES: Final = (7.6, 3.1)
+
+
+def draw_charts(verdict: Verdict) -> dict[str, str]:
+    """SVG text by name: concurrency, kv, queues, latency; a chart without data is left out."""
+    observation = verdict.observation
+    if not observation.stages:
+        return {}
+    charts = {"concurrency": _svg("concurrency", lambda axes: _concurrency(axes, verdict))}
+    if observation.kv_usage:
+        charts["kv"] = _svg("kv", lambda axes: _kv(axes, verdict))
+    if observation.running:
+        charts["queues"] = _svg("queues", lambda axes: _queues(axes, observation))
+    if any(stage.ttft for stage in observation.stages):
+        charts["latency"] = _svg("latency", lambda axes: _latency(axes, observation), panels=2)
+    return charts
+
+
+def _svg(name: str, paint: Callable[[Any], None], panels: int = 1) -> str:
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_alpha(0.0)
+        axes = figure.subplots(1, panels)
+        for panel in axes if panels > 1 else [axes]:
+            panel.patch.set_alpha(0.0)
+        paint(axes)
+        file = io.StringIO()
+        figure.savefig(
+            file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    return _inline(file.getvalue(), name)
+
+
+def _inline(svg: str, name: str) -> str:
+    """Without prologue and namespaces (HTML needs neither), with ids of its own and the page's ink."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\1{name}-", svg).replace("xlink:href", "href")
+    svg = svg.replace(INK, "currentColor")
+    return re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1)
+
+
+def _concurrency(axes: Axes, verdict: Verdict) -> None:
+    stages, prediction = verdict.observation.stages, verdict.prediction
+    at = range(len(stages))
+    bars: tuple[tuple[str, str, Callable[[StageObservation], float | None]], ...] = (
+        ("users set", GREY, lambda stage: float(stage.users)),
+        ("in flight", BLUE, lambda stage: stage.in_flight_mean),
+        ("running", GREEN, lambda stage: stage.running_mean),
+        ("waiting", ORANGE, lambda stage: stage.waiting_mean),
+    )
+    for offset, (label, colour, value) in enumerate(bars):
+        heights = [value(stage) or 0.0 for stage in stages]
+        axes.bar([x + (offset - 1.5) * 0.2 for x in at], heights, width=0.19, color=colour, label=label)
+    if prediction is not None:
+        _line(axes, float(prediction.n_guaranteed), f"guaranteed {prediction.n_guaranteed}", GREEN)
+        _line(axes, prediction.n_saturation, f"saturation {prediction.n_saturation:.1f}", RED)
+    if verdict.n_safe:
+        _line(axes, float(verdict.n_safe), f"signed {verdict.n_safe}", BLUE)
+    axes.set_xticks(list(at), [f"{stage.users} users" for stage in stages])
+    axes.set_ylabel("requests")
+    axes.margins(x=0.12)
+    axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
+
+
+def _line(axes: Axes, height: float, label: str, colour: str) -> None:
+    axes.axhline(height, color=colour, linewidth=1.2, linestyle=(0, (5, 3)))
+    axes.annotate(
+        label,
+        xy=(1.0, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 2),
+        textcoords="offset points",
+        ha="right",
+        color=colour,
+        fontsize=8.5,
+    )
+
+
+def _kv(axes: Axes, verdict: Verdict) -> None:
+    observation, prediction = verdict.observation, verdict.prediction
+    _stage_bands(axes, observation)
+    axes.plot(*_points(observation.kv_usage), color=BLUE, linewidth=1.5, label="observed")
+    if prediction is not None:
+        usable, held = prediction.pool.usable_blocks, prediction.held.mean_blocks
+        for window in observation.windows:
+            share = min(1.0, window.users * held / usable)
+            span = [(ns - observation.start_ns) / 1e9 for ns in (window.start_ns, window.end_ns)]
+            label = "predicted mean" if window.index == 0 else None
+            axes.plot(span, [share, share], color=ORANGE, linewidth=1.4, linestyle=(0, (5, 3)), label=label)
+    axes.set_ylim(0.0, 1.05)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.set_ylabel("KV blocks in use")
+    axes.set_xlabel("seconds")
+    axes.legend(ncols=2, loc="lower right")
+
+
+def _queues(axes: Axes, observation: Observation) -> None:
+    _stage_bands(axes, observation)
+    axes.plot(*_points(observation.running), color=GREEN, linewidth=1.5, label="running")
+    axes.plot(*_points(observation.waiting), color=ORANGE, linewidth=1.5, label="waiting")
+    axes.set_ylim(bottom=0.0)
+    axes.set_ylabel("requests")
+    axes.set_xlabel("seconds")
+    axes.legend(ncols=2, loc="upper left")
+
+
+def _stage_bands(axes: Axes, observation: Observation) -> None:
+    for window in observation.windows:
+        start, end = ((ns - observation.start_ns) / 1e9 for ns in (window.start_ns, window.end_ns))
+        if window.index % 2 == 0:
+            axes.axvspan(start, end, color=GREY, alpha=0.12, linewidth=0)
+        axes.annotate(
+            f"{window.users}",
+            xy=((start + end) / 2, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8.5,
+        )
+    last = observation.windows[-1]
+    axes.set_xlim(0.0, (last.end_ns - observation.start_ns) / 1e9)
+
+
+def _points(points: Series) -> tuple[list[float], list[float]]:
+    inside = [(at_s, value) for at_s, value in points if at_s >= 0]
+    return [at_s for at_s, _ in inside], [value for _, value in inside]
+
+
+def _latency(axes: Sequence[Axes], observation: Observation) -> None:
+    limits, stages = observation.limits, observation.stages
+    _quantiles(axes[0], "TTFT", [(stage.users, stage.ttft) for stage in stages], limits.ttft_s)
+    _quantiles(axes[1], "TPOT", [(stage.users, stage.tpot) for stage in stages], limits.tpot_s)
+
+
+def _quantiles(
+    axes: Axes, name: str, points: Sequence[tuple[int, Quantiles | None]], limit_s: float | None
+) -> None:
+    known = [(users, quantiles) for users, quantiles in points if quantiles is not None]
+    users = [count for count, _ in known]
+    for label, colour in (("p50", GREEN), ("p95", BLUE), ("p99", ORANGE)):
+        heights = [getattr(quantiles, f"{label}_s") * 1000 for _, quantiles in known]
+        axes.plot(users, heights, color=colour, marker="o", markersize=3.5, linewidth=1.3, label=label)
+    top = max((quantiles.p99_s for _, quantiles in known), default=0.0)
+    if limit_s is not None and limit_s < 3 * top:
+        _line(axes, limit_s * 1000, f"limit {limit_s * 1000:g}", RED)
+    axes.set_ylim(bottom=0.0)
+    axes.set_title(
+        f"{name}, ms" if limit_s is None else f"{name}, ms (limit {limit_s * 1000:g})", fontsize=10
+    )
+    axes.set_xlabel("users")
+    axes.legend(loc="upper left")

@@ -1,0 +1,124 @@
+"""What a load test showed, as frozen values; how it was found is in stages, walls and saturation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from loadtest.scenario import Limits
+
+Series = tuple[tuple[float, float], ...]
+"""Points of (seconds since the run's first stage, value)."""
+WallName = Literal[
+    "none", "invalid", "client", "network", "admission", "kv", "slots", "prefill", "slo", "plateau"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """One stage in time, monotonic nanoseconds; `settled_ns` is where judging begins."""
+
+    index: int
+    label: str
+    users: int
+    start_ns: int
+    settled_ns: int
+    end_ns: int
+
+    @property
+    def window_s(self) -> float:
+        return (self.end_ns - self.settled_ns) / 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wall:
+    """What stopped the growth, with the figures that say so."""
+
+    name: WallName
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientHealth:
+    """Can the load generator be trusted? `faults` is empty when it can. None: not seen."""
+
+    send_lateness_p99_s: float | None
+    loop_lag_s: float | None
+    """Median over the seconds of each second's worst lateness of a timer."""
+    cpu_max_ratio: float | None
+    parked_ratio: float | None
+    """Share of the requests in flight that the server counts neither as running nor as waiting."""
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantiles:
+    """Exact quantiles of one latency over the cohort's good requests, seconds."""
+
+    p50_s: float
+    p95_s: float
+    p99_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageObservation:
+    """One stage as client and server saw it. None: the server did not show it. Concurrencies are requests."""
+
+    index: int
+    label: str
+    users: int
+    window_s: float
+    in_flight_mean: float
+    running_mean: float | None
+    running_max: float | None
+    waiting_mean: float | None
+    waiting_median: float | None
+    kv_usage_mean_ratio: float | None
+    kv_usage_max_ratio: float | None
+    preemptions: float | None
+    requests: int
+    cancelled: int
+    outcomes: Mapping[str, int]
+    violations: tuple[bool, ...]
+    """In order of start: did this request break a limit, or not succeed?"""
+    slo_violations: int
+    ttft: Quantiles | None
+    tpot: Quantiles | None
+    e2e: Quantiles | None
+    requests_per_s: float
+    output_tokens_per_s: float
+    little_ratio: float | None
+    """Throughput x mean time / mean in flight; 1 when the instrument's own figures agree (Little)."""
+    client: ClientHealth
+    faults: tuple[str, ...]
+    """Why the stage did not hold, one sentence each; empty when it held."""
+
+    @property
+    def held(self) -> bool:
+        return not self.faults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What the load test found. `n_slo` is None when no latency limit is set."""
+
+    stages: tuple[StageObservation, ...]
+    n_max: int
+    n_slo: int | None
+    first_broken: StageObservation | None
+    is_monotone: bool
+    wall: Wall
+    client: ClientHealth
+    unknowns: tuple[str, ...]
+    percentile: float
+    limits: Limits
+    requests: int
+    outcomes: Mapping[str, int]
+    damaged_lines: int
+    kv_usage: Series
+    running: Series
+    waiting: Series
+    start_ns: int
+    """Where the time axis of the series and windows begins."""
+    windows: tuple[Window, ...]

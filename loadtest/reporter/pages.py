@@ -1,0 +1,261 @@
+"""Verdict -> HTML, Markdown and JSON. Words and layout only: every figure was made before."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jinja2
+
+from loadtest.reporter.attribution import held_check
+from loadtest.reporter.charts import draw_charts
+from loadtest.reporter.lines import client, gap, observed, predicted, signed
+from loadtest.reporter.observation import StageObservation
+from loadtest.reporter.plain import markdown_cell, one_line
+from loadtest.reporter.verdict import BUFFER_RATIO, Verdict
+from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S, PARKED_RATIO, SEND_LATENESS_S
+from loadtest.run_folder import Manifest
+
+SCHEMA_VERSION: Final = 1
+NOT_SEEN: Final = "not seen"
+CHART_TEXT: Final = {
+    "concurrency": (
+        "Predicted and observed concurrency",
+        "Four concurrencies a stage: users set, requests in flight, and what the server ran and kept "
+        "waiting. Up to the guarantee nothing can be preempted; above saturation requests only queue.",
+    ),
+    "kv": (
+        "KV cache",
+        "Share of usable blocks in use, and the mean predicted for the users of each stage (their number "
+        "stands above it).",
+    ),
+    "queues": ("Running and waiting", "What the scheduler ran and what it kept waiting, stage by stage."),
+    "latency": (
+        "Latency",
+        "Exact quantiles over the good requests of each stage. TTFT from the intended send to the first "
+        "token; TPOT for every later token.",
+    ),
+}
+COLUMNS: Final = (
+    "users", "in flight", "running", "waiting", "KV max", "preempted", "requests", "failed",
+    "TTFT p95", "TPOT p95", "tokens/s", "held?",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    cells: tuple[str, ...]
+    is_limit: bool
+
+
+def html_page(verdict: Verdict, manifest: Manifest, run_path: str) -> str:
+    """One self-contained file: no script, no address but those that are the run's own text."""
+    return (
+        _environment(autoescape=True)
+        .get_template("report.html.j2")
+        .render(page=_page(verdict, manifest, run_path, with_charts=True))
+    )
+
+
+def markdown_page(verdict: Verdict, manifest: Manifest, run_path: str) -> str:
+    """The same without pictures, for a ticket or a pull request."""
+    # Markdown is no markup of ours to escape into: the `cell` filter makes text inert instead.
+    return (
+        _environment(autoescape=False)
+        .get_template("report.md.j2")
+        .render(page=_page(verdict, manifest, run_path, with_charts=False))
+    )
+
+
+def json_page(verdict: Verdict, manifest: Manifest) -> str:
+    """Everything a machine needs to judge the verdict again; the time series stay in results.sqlite."""
+    observation = dataclasses.asdict(verdict.observation)
+    for series in ("kv_usage", "running", "waiting", "windows"):
+        del observation[series]
+    for stage in observation["stages"]:
+        stage["violations"] = sum(stage["violations"])
+    body: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": manifest.run_id,
+        "host": manifest.host,
+        "engine": manifest.engine,
+        "model": manifest.model,
+        "versions": dict(manifest.versions),
+        "seed": manifest.scenario.get("seed"),
+        "buffer_ratio": BUFFER_RATIO,
+    }
+    for field in dataclasses.fields(verdict):
+        if field.name not in ("observation", "prediction", "evidence"):
+            body[field.name] = getattr(verdict, field.name)
+    body["evidence"] = dataclasses.asdict(verdict.evidence)
+    body["prediction"] = None if verdict.prediction is None else dataclasses.asdict(verdict.prediction)
+    body["observation"] = observation
+    return json.dumps(body, indent=2, ensure_ascii=True) + "\n"
+
+
+def _environment(*, autoescape: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("loadtest.reporter"),
+        autoescape=autoescape,  # noqa: S701  (on for HTML)
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = markdown_cell
+    return environment
+
+
+def _page(verdict: Verdict, manifest: Manifest, run_path: str, *, with_charts: bool) -> dict[str, Any]:
+    observation = verdict.observation
+    charts = draw_charts(verdict) if with_charts else {}
+    return {
+        "status": verdict.status,
+        "number": str(verdict.n_safe) if verdict.status in ("PASS", "INCONCLUSIVE") else "\N{EN DASH}",
+        "headline": _headline(verdict),
+        "arithmetic": _arithmetic(verdict),
+        "model": one_line(manifest.model),
+        "engine": manifest.engine,
+        "created_utc": manifest.created_utc,
+        "lines": [
+            ("Predicted", predicted(verdict)),
+            ("Observed", one_line(observed(observation))),
+            ("Gap", one_line(gap(verdict))),
+            ("Client", one_line(client(observation.client))),
+            ("Sign-off", one_line(signed(verdict, run_path))),
+        ],
+        "wall": observation.wall.name,
+        "wall_evidence": one_line(observation.wall.evidence),
+        "attribution": _attribution(verdict),
+        "columns": COLUMNS,
+        "rows": [_row(stage, is_limit=stage.users == observation.n_max) for stage in observation.stages],
+        "charts": [
+            {"title": CHART_TEXT[name][0], "caption": CHART_TEXT[name][1], "svg": svg}
+            for name, svg in charts.items()
+        ],
+        "checks": _checks(verdict),
+        "method": _method(verdict),
+        "facts": _facts(verdict, manifest, run_path),
+    }
+
+
+def _headline(verdict: Verdict) -> str:
+    if verdict.status == "PASS":
+        return f"parallel requests may be promised: {verdict.reason}"
+    return verdict.reason
+
+
+def _arithmetic(verdict: Verdict) -> str:
+    named = (
+        ("N_guaranteed", verdict.n_kv),
+        ("N_slots", verdict.n_slots),
+        ("N_slo", verdict.n_slo),
+        ("N_max", verdict.n_max),
+    )
+    known = ", ".join(f"{name} {value}" for name, value in named if value is not None)
+    unknown = ", ".join(name for name, value in named if value is None)
+    rest = f" Not known or not set: {unknown}." if unknown else ""
+    return f"N_safe = floor({1 - BUFFER_RATIO:g} x min({known})) = {verdict.n_safe}.{rest}"
+
+
+def _attribution(verdict: Verdict) -> list[str]:
+    check = held_check(verdict.prediction, verdict.observation)
+    if check is None:
+        return []
+    return [
+        f"At {check.users} users {check.observed_running:.1f} requests ran on average, where "
+        f"{check.predicted_running:.1f} were predicted.",
+        f"A running request held {check.observed_blocks:.1f} blocks on average; the prediction for these "
+        f"lengths is {check.predicted_blocks:.1f}.",
+    ]
+
+
+def _row(stage: StageObservation, *, is_limit: bool) -> Row:
+    failed = stage.requests - sum(stage.outcomes.get(name, 0) for name in ("ok", "short_eos"))
+    return Row(
+        cells=(
+            str(stage.users),
+            f"{stage.in_flight_mean:.1f}",
+            _shown(stage.running_mean, "{:.1f}"),
+            _shown(stage.waiting_mean, "{:.1f}"),
+            _shown(stage.kv_usage_max_ratio, "{:.0%}"),
+            _shown(stage.preemptions, "{:.0f}"),
+            str(stage.requests),
+            str(failed),
+            _shown(stage.ttft.p95_s * 1000 if stage.ttft else None, "{:,.0f} ms"),
+            _shown(stage.tpot.p95_s * 1000 if stage.tpot else None, "{:,.1f} ms"),
+            f"{stage.output_tokens_per_s:,.0f}",
+            "held" if stage.held else "; ".join(stage.faults),
+        ),
+        is_limit=is_limit,
+    )
+
+
+def _shown(value: float | None, pattern: str) -> str:
+    return NOT_SEEN if value is None else pattern.format(value)
+
+
+def _checks(verdict: Verdict) -> list[dict[str, str]]:
+    health = verdict.observation.client
+    return [
+        {
+            "name": "send lateness p99",
+            "seen": _shown(_ms(health.send_lateness_p99_s), "{:.1f} ms"),
+            "allowed": f"{SEND_LATENESS_S * 1000:g} ms",
+            "meaning": "from the intent to send to the last byte written, connecting excluded",
+        },
+        {
+            "name": "event-loop lag",
+            "seen": _shown(_ms(health.loop_lag_s), "{:.1f} ms"),
+            "allowed": f"{LOOP_LAG_S * 1000:g} ms",
+            "meaning": "median over the seconds of each second's worst",
+        },
+        {
+            "name": "CPU of a worker",
+            "seen": _shown(health.cpu_max_ratio, "{:.0%}"),
+            "allowed": f"{CPU_RATIO:.0%}",
+            "meaning": "of one core in the busiest second; the median is what is judged",
+        },
+        {
+            "name": "requests the server does not count",
+            "seen": _shown(health.parked_ratio, "{:.1%}"),
+            "allowed": f"{PARKED_RATIO:.0%}",
+            "meaning": "in flight at the client, neither running nor waiting in the engine",
+        },
+    ]
+
+
+def _ms(duration_s: float | None) -> float | None:
+    return None if duration_s is None else duration_s * 1000
+
+
+def _method(verdict: Verdict) -> list[str]:
+    evidence, observation = verdict.evidence, verdict.observation
+    return [
+        "A stage held when nothing was preempted, no queue stood (median waiting below 1), "
+        f"{observation.percentile:g}% of its requests kept every limit and at most "
+        f"{observation.limits.failures_max_ratio:.0%} failed. N_max is the highest stage that held with all "
+        "below it.",
+        f"The proof pools the stages that held at N_safe users or more: {evidence.k} of {evidence.n} "
+        f"requests broke a limit; with a design effect of {evidence.design_effect:.1f} (requests of one run resemble "
+        f"each other) an exact binomial test at {evidence.confidence:.0%} says {evidence.answer}.",
+        "A request counts for the stage it started in and is waited for to its end. Failed requests count "
+        "against the limits and never enter a latency. Settling seconds are not judged, but a preemption in "
+        "them is.",
+    ]
+
+
+def _facts(verdict: Verdict, manifest: Manifest, run_path: str) -> list[tuple[str, str]]:
+    outcomes = ", ".join(f"{name} {count}" for name, count in sorted(verdict.observation.outcomes.items()))
+    facts = [
+        ("run", run_path),
+        ("server", f"{manifest.host} ({manifest.engine}, {manifest.model})"),
+        ("scenario", f"{manifest.scenario.get('name')}, seed {manifest.scenario.get('seed')}"),
+        ("requests", f"{verdict.observation.requests}: {outcomes or 'none'}"),
+        ("versions", ", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))),
+        ("state", manifest.state),
+    ]
+    if verdict.observation.damaged_lines:
+        facts.append(("damage", f"{verdict.observation.damaged_lines} unreadable lines were skipped"))
+    return [(label, one_line(text)) for label, text in facts]

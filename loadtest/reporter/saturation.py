@@ -1,0 +1,181 @@
+"""Rows -> Observation: what each stage showed, the highest that held, and the wall behind it. Pure.
+
+A stage's window is [start + settle, end]; its cohort are the requests that started in the window, waited for
+to their end. Preemptions count over the whole stage: one while it settles is one too many.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean, median
+from typing import Any, Final
+
+from loadtest.records import RequestRecord, Sample
+from loadtest.reporter.observation import Observation, Quantiles, StageObservation, Window
+from loadtest.reporter.stages import in_flight_mean, quantile, series, windows
+from loadtest.reporter.walls import client_health, name_wall
+from loadtest.results import RunRows
+from loadtest.run_folder import Manifest
+from loadtest.scenario import Limits, parse_scenario
+
+QUEUE_REQUESTS: Final = 1.0
+"""A queue whose median length reaches one request is a queue, not a moment."""
+
+
+def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation:
+    """Everything a verdict needs, from rows alone. `slots` is max_num_seqs where it is known."""
+    limits = parse_scenario(dict(manifest.scenario)).limits
+    engine = [sample for sample in rows.samples if sample.source == "engine"]
+    cut = windows(rows.events)
+    start_ns = cut[0].start_ns if cut else 0
+    stages = tuple(_stage(window, rows, engine, limits) for window in cut if window.window_s > 0)
+    by_users = sorted(stages, key=lambda stage: stage.users)
+    broken = next((stage for stage in by_users if not stage.held), None)
+    below = [s for s in by_users if broken is None or s.users < broken.users]
+    return Observation(
+        stages=stages,
+        n_max=max((stage.users for stage in below), default=0),
+        n_slo=_n_slo(by_users, limits),
+        first_broken=broken,
+        is_monotone=all(not later.held for earlier, later in pairwise(by_users) if not earlier.held),
+        wall=name_wall(rows, engine, stages, broken, slots),
+        client=client_health(rows, cut),
+        unknowns=_unknowns(stages),
+        percentile=limits.percentile,
+        limits=limits,
+        requests=len(rows.requests),
+        outcomes=dict(Counter(request.outcome for request in rows.requests)),
+        damaged_lines=rows.damage.bad_lines + rows.damage.torn_tails,
+        kv_usage=series(engine, "kv_usage_ratio", start_ns),
+        running=series(engine, "running", start_ns),
+        waiting=series(engine, "waiting", start_ns),
+        start_ns=start_ns,
+        windows=tuple(cut),
+    )
+
+
+def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limits) -> StageObservation:
+    started = [r for r in rows.requests if window.settled_ns <= r.intended_ns < window.end_ns]
+    cohort = [r for r in started if r.outcome != "client_cancel"]  # ended by us: says nothing of the server
+    good = [r for r in cohort if r.succeeded]
+    slo = [breaks_a_limit(r, limits) for r in cohort]
+    running = _values(engine, "running", window)
+    waiting = _values(engine, "waiting", window)
+    usage = _values(engine, "kv_usage_ratio", window)
+    in_flight = in_flight_mean(rows.requests, window)
+    done = [r for r in rows.requests if r.succeeded and window.settled_ns <= r.done_ns < window.end_ns]
+    facts: dict[str, Any] = {
+        "preemptions": _preemptions(engine, window),
+        "waiting_median": median(waiting) if waiting else None,
+        "outcomes": dict(Counter(r.outcome for r in cohort)),
+        "requests": len(cohort),
+        "slo_violations": sum(slo),
+    }
+    return StageObservation(
+        index=window.index,
+        label=window.label,
+        users=window.users,
+        window_s=window.window_s,
+        in_flight_mean=in_flight,
+        running_mean=fmean(running) if running else None,
+        running_max=max(running, default=None),
+        waiting_mean=fmean(waiting) if waiting else None,
+        kv_usage_mean_ratio=fmean(usage) if usage else None,
+        kv_usage_max_ratio=max(usage, default=None),
+        cancelled=len(started) - len(cohort),
+        violations=tuple(broke or not r.succeeded for broke, r in zip(slo, cohort, strict=True)),
+        ttft=_quantiles([r.ttft_s for r in good]),
+        tpot=_quantiles([r.tpot_s for r in good]),
+        e2e=_quantiles([r.e2e_s for r in good]),
+        requests_per_s=len(done) / window.window_s,
+        output_tokens_per_s=sum(r.output_tokens or 0 for r in done) / window.window_s,
+        little_ratio=_little(done, window.window_s, in_flight),
+        client=client_health(rows, [window]),
+        faults=_faults(facts, limits),
+        **facts,
+    )
+
+
+def breaks_a_limit(request: RequestRecord, limits: Limits) -> bool:
+    """True when a request that succeeded was slower than a limit that is set."""
+    if not request.succeeded:
+        return False
+    pairs = (
+        (request.ttft_s, limits.ttft_s),
+        (request.tpot_s, limits.tpot_s),
+        (request.e2e_s, limits.e2e_s),
+    )
+    return any(took is not None and limit is not None and took > limit for took, limit in pairs)
+
+
+def _faults(facts: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
+    faults: list[str] = []
+    preemptions, waiting, requests = facts["preemptions"], facts["waiting_median"], facts["requests"]
+    failed = requests - sum(facts["outcomes"].get(outcome, 0) for outcome in ("ok", "short_eos"))
+    if preemptions:
+        faults.append(f"{preemptions:.0f} preemptions")
+    if waiting is not None and waiting >= QUEUE_REQUESTS:
+        faults.append(f"a queue: {waiting:.0f} requests waiting in the median")
+    if requests and facts["slo_violations"] / requests > 1 - limits.percentile / 100:
+        share = 1 - facts["slo_violations"] / requests
+        faults.append(f"only {share:.1%} of requests within the limits, {limits.percentile:g}% wanted")
+    if requests and failed / requests > limits.failures_max_ratio:
+        faults.append(f"{failed} of {requests} requests failed")
+    if not requests:
+        faults.append("no request started in the window")
+    return tuple(faults)
+
+
+def _n_slo(by_users: Sequence[StageObservation], limits: Limits) -> int | None:
+    """The highest stage up to which every stage met the latency limits."""
+    if limits.ttft_s is None and limits.tpot_s is None and limits.e2e_s is None:
+        return None
+    n_slo = 0
+    for stage in by_users:
+        if not stage.requests or stage.slo_violations / stage.requests > 1 - limits.percentile / 100:
+            break
+        n_slo = stage.users
+    return n_slo
+
+
+def _unknowns(stages: Sequence[StageObservation]) -> tuple[str, ...]:
+    """What would have to be known before "it held" can be said."""
+    missing = []
+    if any(stage.preemptions is None for stage in stages):
+        missing.append("whether requests were preempted (the server shows no preemption counter)")
+    if any(stage.waiting_median is None for stage in stages):
+        missing.append("whether requests waited (the server's /metrics could not be read)")
+    return tuple(missing)
+
+
+def _values(engine: Sequence[Sample], signal: str, window: Window) -> list[float]:
+    return [
+        sample.signals[signal]
+        for sample in engine
+        if signal in sample.signals and window.settled_ns <= sample.at_ns < window.end_ns
+    ]
+
+
+def _preemptions(engine: Sequence[Sample], window: Window) -> float | None:
+    """Rise of the counter from the last look before the stage to the last look in it; resets add nothing."""
+    points = [(s.at_ns, s.signals["preemptions_total"]) for s in engine if "preemptions_total" in s.signals]
+    inside = [value for at_ns, value in points if window.start_ns <= at_ns < window.end_ns]
+    before = [value for at_ns, value in points if at_ns < window.start_ns][-1:]
+    if not inside:
+        return None
+    return sum(max(later - earlier, 0.0) for earlier, later in pairwise([*before, *inside]))
+
+
+def _quantiles(values: Sequence[float | None]) -> Quantiles | None:
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return None
+    return Quantiles(p50_s=quantile(known, 0.50), p95_s=quantile(known, 0.95), p99_s=quantile(known, 0.99))
+
+
+def _little(done: Sequence[RequestRecord], window_s: float, in_flight: float) -> float | None:
+    if not done or in_flight == 0:
+        return None
+    return len(done) / window_s * fmean(request.e2e_s for request in done) / in_flight

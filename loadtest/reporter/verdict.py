@@ -1,0 +1,105 @@
+"""Prediction + Observation -> Verdict. The only place of the safety buffer, and it is applied once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, Literal
+
+from estimator.capacity import Prediction
+from loadtest.reporter.observation import Observation, StageObservation, Wall
+from loadtest.sequential import Evidence, weigh
+
+BUFFER_RATIO: Final = 0.20
+"""What is kept empty so that the tank cannot overflow."""
+CONFIDENCE: Final = 0.95
+
+Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "VOID"]
+EXIT_CODES: Final[dict[Status, int]] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 4, "VOID": 5}
+EXIT_SERVER_DIED: Final = 3
+
+
+def safe_limit(*limits: float | None, buffer_ratio: float = BUFFER_RATIO) -> int:
+    """floor((1 - buffer) x the smallest limit that is known), in whole requests; 0 when none is known.
+
+    Exact: 0.8 x 35 is 28, though 0.8 is no binary fraction.
+    """
+    known = [limit for limit in limits if limit is not None]
+    if not known:
+        return 0
+    kept = 1 - Fraction(str(buffer_ratio))
+    return math.floor(kept * Fraction(str(min(known))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The signed answer and everything it stands on. Limits are concurrent requests; None is not known."""
+
+    status: Status
+    reason: str
+    exit_code: int
+    n_kv: int | None
+    n_slots: int | None
+    n_slo: int | None
+    n_max: int
+    n_safe: int
+    gap_ratio: float | None
+    """Observed n_max against the predicted limit, 0.1 is 10% above; None without a prediction."""
+    is_lower_bound: bool
+    """Every stage held: the limit itself was not reached."""
+    evidence: Evidence
+    prediction: Prediction | None
+    observation: Observation
+
+
+def judge(prediction: Prediction | None, observation: Observation) -> Verdict:
+    """N_safe = floor(0.8 x min(N_kv, N_slots, N_slo, N_max)); PASS needs it proven, not only seen."""
+    n_kv = None if prediction is None else prediction.n_kv
+    n_slots = None if prediction is None else prediction.n_slots
+    n_safe = safe_limit(n_kv, n_slots, observation.n_slo, observation.n_max)
+    evidence = _evidence(observation, n_safe)
+    status, reason = _status(observation, n_safe, evidence)
+    predicted = None if n_kv is None else min(n_kv, n_kv if n_slots is None else n_slots)
+    return Verdict(
+        status=status,
+        reason=reason,
+        exit_code=EXIT_SERVER_DIED if observation.wall.name == "invalid" else EXIT_CODES[status],
+        n_kv=n_kv,
+        n_slots=n_slots,
+        n_slo=observation.n_slo,
+        n_max=observation.n_max,
+        n_safe=n_safe,
+        gap_ratio=observation.n_max / predicted - 1 if predicted else None,
+        is_lower_bound=observation.first_broken is None and bool(observation.stages),
+        evidence=evidence,
+        prediction=prediction,
+        observation=observation,
+    )
+
+
+def _evidence(observation: Observation, n_safe: int) -> Evidence:
+    """Requests of all stages that held at n_safe users or more: a higher load only makes it harder."""
+    proving: list[StageObservation] = [
+        stage for stage in observation.stages if n_safe <= stage.users <= observation.n_max
+    ]
+    violations = [violates for stage in proving for violates in stage.violations]
+    return weigh(violations, q=round(1 - observation.percentile / 100, 9), confidence=CONFIDENCE)
+
+
+def _status(observation: Observation, n_safe: int, evidence: Evidence) -> tuple[Status, str]:
+    wall: Wall = observation.wall
+    if wall.name in ("client", "invalid"):
+        return "VOID", wall.evidence
+    if not observation.stages:
+        return "INCONCLUSIVE", "no stage lasted long enough to be judged"
+    if observation.n_max == 0 or n_safe == 0:
+        return "FAIL", f"not even the lowest stage held: {'; '.join(observation.stages[0].faults)}"
+    if observation.unknowns:
+        return "INCONCLUSIVE", f"not known: {'; '.join(observation.unknowns)}"
+    share = f"at most {evidence.q:.0%} of requests violate"
+    if evidence.answer == "good":
+        return "PASS", f"{share}, proven at {evidence.confidence:.0%} confidence"
+    if evidence.answer == "bad":
+        return "FAIL", f"more than {evidence.q:.0%} of requests violate at {n_safe} users or more"
+    return "INCONCLUSIVE", f"{evidence.more_needed} more clean requests are needed to prove that {share}"
