@@ -94,7 +94,7 @@ def _concurrency(axes: Axes, verdict: Verdict) -> None:
         heights = [value(stage) or 0.0 for stage in stages]
         axes.bar([x + (offset - 1.5) * 0.2 for x in at], heights, width=0.19, color=colour, label=label)
     if prediction is not None:
-        _line(axes, float(prediction.n_guaranteed), f"guaranteed {prediction.n_guaranteed}", GREEN)
+        _line(axes, float(prediction.n_guaranteed), f"guaranteed {prediction.n_guaranteed}", GREEN, left=True)
         _line(axes, prediction.n_saturation, f"saturation {prediction.n_saturation:.1f}", RED)
     if verdict.n_safe:
         _line(axes, float(verdict.n_safe), f"signed {verdict.n_safe}", BLUE)
@@ -104,15 +104,15 @@ def _concurrency(axes: Axes, verdict: Verdict) -> None:
     axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
 
 
-def _line(axes: Axes, height: float, label: str, colour: str) -> None:
+def _line(axes: Axes, height: float, label: str, colour: str, *, left: bool = False) -> None:
     axes.axhline(height, color=colour, linewidth=1.2, linestyle=(0, (5, 3)))
     axes.annotate(
         label,
-        xy=(1.0, height),
+        xy=(0.0 if left else 1.0, height),
         xycoords=("axes fraction", "data"),
-        xytext=(-2, 2),
+        xytext=(2 if left else -2, 2),
         textcoords="offset points",
-        ha="right",
+        ha="left" if left else "right",
         color=colour,
         fontsize=8.5,
     )

@@ -238,8 +238,8 @@ def _method(verdict: Verdict) -> list[str]:
         f"{observation.limits.failures_max_ratio:.0%} failed. N_max is the highest stage that held with all "
         "below it.",
         f"The proof pools the stages that held at N_safe users or more: {evidence.k} of {evidence.n} "
-        f"requests broke a limit; with a design effect of {evidence.design_effect:.1f} (requests of one run resemble "
-        f"each other) an exact binomial test at {evidence.confidence:.0%} says {evidence.answer}.",
+        f"requests broke a limit; with a design effect of {evidence.design_effect:.1f} (requests of one run "
+        f"resemble each other) an exact binomial test at {evidence.confidence:.0%} says {evidence.answer}.",
         "A request counts for the stage it started in and is waited for to its end. Failed requests count "
         "against the limits and never enter a latency. Settling seconds are not judged, but a preemption in "
         "them is.",

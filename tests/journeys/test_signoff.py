@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from loadtest.records import RequestRecord
 from loadtest.results import load_results
 from loadtest.run_folder import RunFolder
 
@@ -25,9 +23,9 @@ output_tokens: {kind: constant, tokens: 64}
 settle_s: 2
 spawn_rate_per_s: 50
 stages:
-  - {of: guaranteed, ratio: 0.8, hold_s: 8}
-  - {of: guaranteed, ratio: 1.0, hold_s: 8}
-  - {of: saturation, ratio: 1.5, hold_s: 8}
+  - {of: guaranteed, ratio: 0.8, hold_s: 7}
+  - {of: guaranteed, ratio: 1.0, hold_s: 7}
+  - {of: saturation, ratio: 1.5, hold_s: 7}
 limits: {ttft_s: 2.0}
 twin: tiny
 """
@@ -44,7 +42,7 @@ class Journey:
 
 
 @pytest.fixture(scope="module")
-def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
+def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     home = tmp_path_factory.mktemp("journey")
     (home / "scenario.yaml").write_text(SCENARIO)
     done = subprocess.run(
@@ -56,6 +54,78 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
     )
     folders = list((home / "runs").iterdir()) if (home / "runs").is_dir() else []
     assert len(folders) == 1, done.stderr
-    yield Journey(
+    return Journey(
         exit_code=done.returncode, out=done.stdout, err=done.stderr, folder=RunFolder.open(folders[0])
     )
+
+
+def test_the_five_lines_end_with_a_signed_number(journey: Journey) -> None:
+    lines = journey.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["Predicted", "Observed", "Gap", "Client", "SIGN-OFF"]
+    assert "85 guaranteed" in lines[0]  # 511 blocks / ceil(192 / 32)
+    assert "68 parallel requests (20% buffer)" in lines[4]  # floor(0.8 x 85)
+    assert lines[4].split("    ")[-1].split("   ")[0].endswith("report.html")
+
+
+def test_the_exit_code_is_the_verdicts(journey: Journey) -> None:
+    report = json.loads(journey.folder.report_path("json").read_text(encoding="utf-8"))
+    assert journey.exit_code == report["exit_code"]
+    # a busy machine may leave too few requests for a proof; it must then say so, and nothing else
+    assert report["status"] in ("PASS", "INCONCLUSIVE"), journey.out
+    assert report["n_safe"] == 68
+
+
+def test_every_request_issued_has_one_row_and_the_tokens_it_planned(journey: Journey) -> None:
+    rows = load_results(journey.folder)
+    assert len({(r.worker, r.seq) for r in rows.requests}) == len(rows.requests) > 200
+    assert {r.outcome for r in rows.requests} == {"ok"}
+    assert {(r.input_tokens, r.output_tokens) for r in rows.requests} == {(128, 64)}
+    assert rows.damage.bad_lines == rows.damage.torn_tails == 0
+
+
+def test_the_server_counts_as_many_requests_as_the_client(journey: Journey) -> None:
+    rows = load_results(journey.folder)
+    last = [s for s in rows.samples if "requests_finished_total" in s.signals][-1]
+    seen = sum(r.succeeded and r.done_ns <= last.at_ns for r in rows.requests)
+    assert last.signals["requests_finished_total"] == pytest.approx(seen, abs=5)
+
+
+def test_littles_law_holds_in_every_stage(journey: Journey) -> None:
+    """Mean in flight, an integral over time, against throughput x mean time, a sum over requests."""
+    rows = load_results(journey.folder)
+    marks = [event for event in rows.events if event.event in ("stage", "run_end")]
+    for mark, after in itertools.pairwise(marks):
+        whole = [r for r in rows.requests if mark.at_ns <= r.intended_ns and r.done_ns <= after.at_ns]
+        span_ns = max(r.done_ns for r in whole) - min(r.intended_ns for r in whole)
+        mean_e2e_s = sum(r.e2e_s for r in whole) / len(whole)
+        by_little = len(whole) / (span_ns / 1e9) * mean_e2e_s
+        edges = sorted([(r.intended_ns, 1) for r in whole] + [(r.done_ns, -1) for r in whole])
+        area_ns, level, last_ns = 0, 0, edges[0][0]
+        for at_ns, change in edges:
+            area_ns += level * (at_ns - last_ns)
+            level, last_ns = level + change, at_ns
+        assert area_ns / span_ns == pytest.approx(by_little, rel=0.05)
+
+
+def test_no_stage_up_to_the_guarantee_preempted_and_overload_filled_the_cache(journey: Journey) -> None:
+    report = json.loads(journey.folder.report_path("json").read_text(encoding="utf-8"))
+    stages = report["observation"]["stages"]
+    assert [stage["preemptions"] for stage in stages[:2]] == [0, 0]
+    assert report["observation"]["wall"]["name"] == "kv"
+    saturation = report["prediction"]["n_saturation"]
+    assert stages[2]["running_mean"] == pytest.approx(saturation, rel=0.10)
+
+
+def test_the_report_is_made_again_from_the_rows_alone(journey: Journey) -> None:
+    first = journey.folder.report_path("html").read_bytes()
+    journey.folder.results_path.unlink()
+    again = subprocess.run([*ULLAGE, "report", journey.folder.root], capture_output=True, text=True)
+    assert (again.returncode, again.stdout) == (journey.exit_code, journey.out)
+    assert journey.folder.report_path("html").read_bytes() == first
+
+
+def test_the_run_left_no_process_and_no_secret_behind(journey: Journey) -> None:
+    assert not journey.folder.log_path("collector").read_text()
+    assert journey.folder.read_manifest().state == "complete"
+    modes = {path.stat().st_mode & 0o077 for path in journey.folder.root.rglob("*.jsonl")}
+    assert modes == {0}

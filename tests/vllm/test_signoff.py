@@ -138,8 +138,10 @@ def test_every_request_of_a_clean_run_succeeded_with_the_planned_tokens(signed: 
     assert lengths <= {("ok", 256, 256), ("client_cancel", None, None)}
 
 
-def test_the_sign_off_is_a_pass_with_the_buffer_applied_once(signed: SignedRun) -> None:
+def test_the_signed_number_is_the_guarantee_less_the_buffer(signed: SignedRun) -> None:
     report = json.loads(signed.folder.report_path("json").read_text(encoding="utf-8"))
-    assert signed.exit_code == 0, signed.out
-    assert "SIGN-OFF    24 parallel requests" in signed.out  # floor(0.8 x 31)
-    assert report
+    assert report["n_safe"] == 24  # floor(0.8 x 31)
+    assert report["observation"]["wall"]["name"] == "kv"
+    assert signed.exit_code == report["exit_code"]
+    # a slow machine answers too few requests for a proof; it must then say so, and nothing else
+    assert report["status"] in ("PASS", "INCONCLUSIVE"), signed.out
