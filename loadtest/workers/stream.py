@@ -185,7 +185,8 @@ class Connection:
 def _finished(attempt: _Attempt, outcome: Outcome, *, error: str | None, retried: bool) -> Exchange:
     reply = attempt.reply
     if error is None and outcome not in SUCCESSES:
-        error = reply.error or reply.unreadable or (reply.error_body() or None)
+        said = reply.error or reply.unreadable or reply.error_body()
+        error = said or f"the answer ended as {outcome}, without a word"
     return Exchange(
         reply=reply,
         outcome=outcome,
