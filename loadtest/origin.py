@@ -75,6 +75,10 @@ class ApiKey:
     def header(self) -> tuple[str, str]:
         return "Authorization", f"Bearer {self._value}"
 
+    def blotted_out(self, text: str) -> str:
+        """`text` without the secret: some servers repeat it in their error."""
+        return text.replace(self._value, "***")
+
     def __repr__(self) -> str:
         return "ApiKey(***)"
 

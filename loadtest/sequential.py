@@ -54,6 +54,8 @@ class Evidence:
     confidence: float
     design_effect: float
     answer: Answer
+    share_at_most: float | None
+    """Upper confidence bound of the share that violates (Clopper and Pearson); None without a request."""
     more_needed: int
     """Clean requests still missing for "good"; 0 unless the answer is unknown."""
 
@@ -62,12 +64,13 @@ def weigh(violations: Sequence[bool], *, q: float, confidence: float = 0.95) -> 
     """Exact one-sided tests in both directions on the effective sample (Clopper and Pearson)."""
     n, k = len(violations), sum(violations)
     effect = design_effect(violations)
+    # rounded against the answer that is tested: a doubt must not help it
     n_effective, k_effective = int(n / effect), math.ceil(k / effect)
     alpha = 1.0 - confidence
     answer: Answer = "unknown"
     if n_effective > 0 and binomial_at_most(k_effective, n_effective, q) <= alpha:
         answer = "good"
-    elif n_effective > 0 and binomial_at_least(k_effective, n_effective, q) <= alpha:
+    elif binomial_at_least(int(k / effect), math.ceil(n / effect), q) <= alpha:
         answer = "bad"
     needed = math.ceil(requests_needed(k_effective, q=q, confidence=confidence) * effect)
     return Evidence(
@@ -77,8 +80,26 @@ def weigh(violations: Sequence[bool], *, q: float, confidence: float = 0.95) -> 
         confidence=confidence,
         design_effect=effect,
         answer=answer,
+        share_at_most=upper_bound(k_effective, n_effective, confidence=confidence) if n_effective else None,
         more_needed=max(needed - n, 1) if answer == "unknown" else 0,
     )
+
+
+def upper_bound(k: int, n: int, *, confidence: float) -> float:
+    """The largest share that k violations in n requests leave possible at `confidence`, to 1e-9.
+
+    Source: Clopper and Pearson (1934), one-sided: the p for which P(X <= k) = 1 - confidence.
+    """
+    if k >= n:
+        return 1.0
+    low, high = k / n, 1.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        if binomial_at_most(k, n, middle) > 1.0 - confidence:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def requests_needed(k: int, *, q: float, confidence: float) -> int:

@@ -77,8 +77,12 @@ class StageObservation:
     kv_usage_mean_ratio: float | None
     kv_usage_max_ratio: float | None
     preemptions: float | None
+    looks: int
+    """How often the server was looked at in the window, and how often in vain."""
+    looks_in_vain: int
     requests: int
     cancelled: int
+    """Ended by us before they broke a limit: they say nothing of the server and are not judged."""
     outcomes: Mapping[str, int]
     violations: tuple[bool, ...]
     """In order of start: did this request break a limit, or not succeed?"""
@@ -109,6 +113,7 @@ class Observation:
     first_broken: StageObservation | None
     is_monotone: bool
     wall: Wall
+    server_died: bool
     client: ClientHealth
     unknowns: tuple[str, ...]
     percentile: float

@@ -13,8 +13,17 @@ from statistics import fmean, median
 from typing import Any, Final
 
 from loadtest.records import RequestRecord, Sample
-from loadtest.reporter.observation import Observation, Quantiles, StageObservation, Window
-from loadtest.reporter.stages import in_flight_mean, quantile, series, windows
+from loadtest.reporter.observation import Observation, Quantiles, StageObservation, Wall, Window
+from loadtest.reporter.stages import (
+    allowed_ratio,
+    failed,
+    in_flight_mean,
+    load_reached,
+    quantile,
+    series,
+    windows,
+)
+from loadtest.reporter.validity import counts_disagree, server_death
 from loadtest.reporter.walls import client_health, name_wall
 from loadtest.results import RunRows
 from loadtest.run_folder import Manifest
@@ -22,6 +31,8 @@ from loadtest.scenario import Limits, parse_scenario
 
 QUEUE_REQUESTS: Final = 1.0
 """A queue whose median length reaches one request is a queue, not a moment."""
+LOOKS_IN_VAIN_RATIO: Final = 0.10
+"""Where more looks at the server than this failed, nobody knows whether requests waited."""
 
 
 def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation:
@@ -33,16 +44,21 @@ def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation
     stages = tuple(_stage(window, rows, engine, limits) for window in cut if window.window_s > 0)
     by_users = sorted(stages, key=lambda stage: stage.users)
     broken = next((stage for stage in by_users if not stage.held), None)
+    death = server_death(rows.requests, engine)
+    invalid = death or counts_disagree(rows.requests, engine)
     below = [s for s in by_users if broken is None or s.users < broken.users]
+    n_max = max((stage.users for stage in below), default=0)
+    wall = Wall(name="invalid", evidence=invalid) if invalid else name_wall(stages, broken, slots)
     return Observation(
         stages=stages,
-        n_max=max((stage.users for stage in below), default=0),
+        n_max=n_max,
         n_slo=_n_slo(by_users, limits),
         first_broken=broken,
         is_monotone=all(not later.held for earlier, later in pairwise(by_users) if not earlier.held),
-        wall=name_wall(rows, engine, stages, broken, slots),
+        wall=wall,
+        server_died=death is not None,
         client=client_health(rows, cut),
-        unknowns=_unknowns(stages),
+        unknowns=_unknowns([stage for stage in stages if stage.users <= n_max]),
         percentile=limits.percentile,
         limits=limits,
         requests=len(rows.requests),
@@ -58,40 +74,44 @@ def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation
 
 def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limits) -> StageObservation:
     started = [r for r in rows.requests if window.settled_ns <= r.intended_ns < window.end_ns]
-    cohort = [r for r in started if r.outcome != "client_cancel"]  # ended by us: says nothing of the server
+    # a request we cut short says nothing of the server, unless it had broken a limit by then
+    cohort = [r for r in started if r.outcome != "client_cancel" or breaks_a_limit(r, limits)]
     good = [r for r in cohort if r.succeeded]
     slo = [breaks_a_limit(r, limits) for r in cohort]
+    violations = [broke or not r.succeeded for broke, r in zip(slo, cohort, strict=True)]
     running = _values(engine, "running", window)
     waiting = _values(engine, "waiting", window)
     usage = _values(engine, "kv_usage_ratio", window)
-    in_flight = in_flight_mean(rows.requests, window)
     done = [r for r in rows.requests if r.succeeded and window.settled_ns <= r.done_ns < window.end_ns]
+    looks = [s for s in engine if window.settled_ns <= s.at_ns < window.end_ns]
     facts: dict[str, Any] = {
+        "users": window.users,
+        "in_flight_mean": in_flight_mean(rows.requests, window),
         "preemptions": _preemptions(engine, window),
         "waiting_median": median(waiting) if waiting else None,
         "outcomes": dict(Counter(r.outcome for r in cohort)),
         "requests": len(cohort),
         "slo_violations": sum(slo),
+        "violations": tuple(violations),
     }
     return StageObservation(
         index=window.index,
         label=window.label,
-        users=window.users,
         window_s=window.window_s,
-        in_flight_mean=in_flight,
         running_mean=fmean(running) if running else None,
         running_max=max(running, default=None),
         waiting_mean=fmean(waiting) if waiting else None,
         kv_usage_mean_ratio=fmean(usage) if usage else None,
         kv_usage_max_ratio=max(usage, default=None),
+        looks=len(looks),
+        looks_in_vain=sum(sample.gap is not None for sample in looks),
         cancelled=len(started) - len(cohort),
-        violations=tuple(broke or not r.succeeded for broke, r in zip(slo, cohort, strict=True)),
         ttft=_quantiles([r.ttft_s for r in good]),
         tpot=_quantiles([r.tpot_s for r in good]),
         e2e=_quantiles([r.e2e_s for r in good]),
         requests_per_s=len(done) / window.window_s,
         output_tokens_per_s=sum(r.output_tokens or 0 for r in done) / window.window_s,
-        little_ratio=_little(done, window.window_s, in_flight),
+        little_ratio=_little(done, window.window_s, facts["in_flight_mean"]),
         client=client_health(rows, [window]),
         faults=_faults(facts, limits),
         **facts,
@@ -99,11 +119,16 @@ def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limi
 
 
 def breaks_a_limit(request: RequestRecord, limits: Limits) -> bool:
-    """True when a request that succeeded was slower than a limit that is set."""
-    if not request.succeeded:
+    """True when a request was slower than a limit that is set; of one that failed nothing is said.
+
+    One that we cut short has broken the limits that its time until then was too long for.
+    """
+    cut_short = request.outcome == "client_cancel"
+    if not request.succeeded and not cut_short:
         return False
+    ttft_s = request.e2e_s if cut_short and request.ttft_s is None else request.ttft_s
     pairs = (
-        (request.ttft_s, limits.ttft_s),
+        (ttft_s, limits.ttft_s),
         (request.tpot_s, limits.tpot_s),
         (request.e2e_s, limits.e2e_s),
     )
@@ -113,18 +138,20 @@ def breaks_a_limit(request: RequestRecord, limits: Limits) -> bool:
 def _faults(facts: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
     faults: list[str] = []
     preemptions, waiting, requests = facts["preemptions"], facts["waiting_median"], facts["requests"]
-    failed = requests - sum(facts["outcomes"].get(outcome, 0) for outcome in ("ok", "short_eos"))
+    bad, lost = sum(facts["violations"]), failed(facts["outcomes"])
     if preemptions:
         faults.append(f"{preemptions:.0f} preemptions")
     if waiting is not None and waiting >= QUEUE_REQUESTS:
         faults.append(f"a queue: {waiting:.0f} requests waiting in the median")
-    if requests and facts["slo_violations"] / requests > 1 - limits.percentile / 100:
-        share = 1 - facts["slo_violations"] / requests
+    if bad > allowed_ratio(limits) * requests:
+        share = 1 - bad / requests
         faults.append(f"only {share:.1%} of requests within the limits, {limits.percentile:g}% wanted")
-    if requests and failed / requests > limits.failures_max_ratio:
-        faults.append(f"{failed} of {requests} requests failed")
+    if lost > limits.failures_max_ratio * requests:
+        faults.append(f"{lost} of {requests} requests failed")
     if not requests:
         faults.append("no request started in the window")
+    elif not load_reached(facts["users"], facts["in_flight_mean"], facts["outcomes"]):
+        faults.append(f"only {facts['in_flight_mean']:.1f} requests in flight")
     return tuple(faults)
 
 
@@ -134,19 +161,23 @@ def _n_slo(by_users: Sequence[StageObservation], limits: Limits) -> int | None:
         return None
     n_slo = 0
     for stage in by_users:
-        if not stage.requests or stage.slo_violations / stage.requests > 1 - limits.percentile / 100:
+        if not stage.requests or stage.slo_violations > allowed_ratio(limits) * stage.requests:
             break
         n_slo = stage.users
     return n_slo
 
 
 def _unknowns(stages: Sequence[StageObservation]) -> tuple[str, ...]:
-    """What would have to be known before "it held" can be said."""
+    """What would have to be known before "it held" can be said of these stages."""
     missing = []
     if any(stage.preemptions is None for stage in stages):
         missing.append("whether requests were preempted (the server shows no preemption counter)")
     if any(stage.waiting_median is None for stage in stages):
         missing.append("whether requests waited (the server's /metrics could not be read)")
+    for stage in stages:
+        if stage.waiting_median is not None and stage.looks_in_vain > LOOKS_IN_VAIN_RATIO * stage.looks:
+            looks = f"{stage.looks_in_vain} of {stage.looks} looks at /metrics failed"
+            missing.append(f"whether requests waited at {stage.users} users ({looks})")
     return tuple(missing)
 
 
@@ -159,13 +190,17 @@ def _values(engine: Sequence[Sample], signal: str, window: Window) -> list[float
 
 
 def _preemptions(engine: Sequence[Sample], window: Window) -> float | None:
-    """Rise of the counter from the last look before the stage to the last look in it; resets add nothing."""
+    """Rise of the counter from the last look before the stage to the last look in it; after a reset it
+    counts from zero.
+    """
     points = [(s.at_ns, s.signals["preemptions_total"]) for s in engine if "preemptions_total" in s.signals]
     inside = [value for at_ns, value in points if window.start_ns <= at_ns < window.end_ns]
     before = [value for at_ns, value in points if at_ns < window.start_ns][-1:]
     if not inside:
         return None
-    return sum(max(later - earlier, 0.0) for earlier, later in pairwise([*before, *inside]))
+    return sum(
+        later - earlier if later >= earlier else later for earlier, later in pairwise([*before, *inside])
+    )
 
 
 def _quantiles(values: Sequence[float | None]) -> Quantiles | None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Final
 
-from loadtest.records import Event, RequestRecord, Sample
+from loadtest.records import SUCCESSES, Event, RequestRecord, Sample
 from loadtest.reporter.observation import Series, Window
+from loadtest.scenario import Limits
+
+LOAD_REACHED_RATIO: Final = 0.97
+"""Users without pauses are in flight nearly always; fewer than this and the stage was not held."""
 
 
 def windows(events: Sequence[Event]) -> list[Window]:
@@ -48,3 +54,24 @@ def in_flight_mean(requests: Iterable[RequestRecord], window: Window) -> float:
 def quantile(ordered: Sequence[float], share: float) -> float:
     """Nearest rank: the smallest value that `share` of all values do not exceed."""
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
+
+
+def in_flight_counter(requests: Sequence[RequestRecord]) -> Callable[[int], int]:
+    """A function that says how many requests were between intent and end at a moment, nanoseconds."""
+    starts = sorted(request.intended_ns for request in requests)
+    ends = sorted(request.done_ns for request in requests)
+    return lambda at_ns: bisect_right(starts, at_ns) - bisect_right(ends, at_ns)
+
+
+def allowed_ratio(limits: Limits) -> float:
+    """Share of requests that may violate: 0.05 for p95. Rounded, or 1 - 0.9 would refuse one in ten."""
+    return round(1 - limits.percentile / 100, 9)
+
+
+def failed(outcomes: Mapping[str, int]) -> int:
+    return sum(count for outcome, count in outcomes.items() if outcome not in SUCCESSES)
+
+
+def load_reached(users: int, in_flight: float, outcomes: Mapping[str, int]) -> bool:
+    """Did the users that were set load the server? One who pauses after a failure is excused."""
+    return in_flight >= LOAD_REACHED_RATIO * users or failed(outcomes) > 0

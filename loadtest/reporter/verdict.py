@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from estimator.capacity import Prediction
 from loadtest.reporter.observation import Observation, StageObservation, Wall
+from loadtest.reporter.stages import allowed_ratio
 from loadtest.sequential import Evidence, weigh
 
 BUFFER_RATIO: Final = 0.20
@@ -64,7 +65,7 @@ def judge(prediction: Prediction | None, observation: Observation) -> Verdict:
     return Verdict(
         status=status,
         reason=reason,
-        exit_code=EXIT_SERVER_DIED if observation.wall.name == "invalid" else EXIT_CODES[status],
+        exit_code=EXIT_SERVER_DIED if observation.server_died else EXIT_CODES[status],
         n_kv=n_kv,
         n_slots=n_slots,
         n_slo=observation.n_slo,
@@ -84,7 +85,7 @@ def _evidence(observation: Observation, n_safe: int) -> Evidence:
         stage for stage in observation.stages if n_safe <= stage.users <= observation.n_max
     ]
     violations = [violates for stage in proving for violates in stage.violations]
-    return weigh(violations, q=round(1 - observation.percentile / 100, 9), confidence=CONFIDENCE)
+    return weigh(violations, q=allowed_ratio(observation.limits), confidence=CONFIDENCE)
 
 
 def _status(observation: Observation, n_safe: int, evidence: Evidence) -> tuple[Status, str]:
@@ -93,13 +94,16 @@ def _status(observation: Observation, n_safe: int, evidence: Evidence) -> tuple[
         return "VOID", wall.evidence
     if not observation.stages:
         return "INCONCLUSIVE", "no stage lasted long enough to be judged"
-    if observation.n_max == 0 or n_safe == 0:
-        return "FAIL", f"not even the lowest stage held: {'; '.join(observation.stages[0].faults)}"
+    broken = observation.first_broken
+    if observation.n_max == 0 and broken is not None:
+        return "FAIL", f"not even the lowest stage, {broken.users} users, held: {'; '.join(broken.faults)}"
+    if n_safe == 0:
+        return "FAIL", "the buffer leaves no whole request of the smallest limit"
     if observation.unknowns:
         return "INCONCLUSIVE", f"not known: {'; '.join(observation.unknowns)}"
-    share = f"at most {evidence.q:.0%} of requests violate"
+    share = f"at most {evidence.q * 100:g}% of requests violate"
     if evidence.answer == "good":
         return "PASS", f"{share}, proven at {evidence.confidence:.0%} confidence"
     if evidence.answer == "bad":
-        return "FAIL", f"more than {evidence.q:.0%} of requests violate at {n_safe} users or more"
+        return "FAIL", f"more than {evidence.q * 100:g}% of requests violate at {n_safe} users or more"
     return "INCONCLUSIVE", f"{evidence.more_needed} more clean requests are needed to prove that {share}"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from statistics import median
 from typing import Final
 
-from loadtest.records import Sample
 from loadtest.reporter.observation import ClientHealth, StageObservation, Wall, Window
-from loadtest.reporter.stages import quantile
+from loadtest.reporter.stages import in_flight_counter, load_reached, quantile
 from loadtest.results import RunRows
 
 SEND_LATENESS_S: Final = 0.020
@@ -57,52 +55,39 @@ def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
 
 def _parked(rows: RunRows, windows: Sequence[Window]) -> float | None:
     """Compares at the moments the server was looked at: requests in flight against running + waiting."""
+    in_flight_at = in_flight_counter(rows.requests)
     shares = []
     for sample in rows.samples:
         if "running" not in sample.signals or "waiting" not in sample.signals:
             continue
         if not any(window.settled_ns <= sample.at_ns < window.end_ns for window in windows):
             continue
-        in_flight = sum(r.intended_ns <= sample.at_ns < r.done_ns for r in rows.requests)
+        in_flight = in_flight_at(sample.at_ns)
         if in_flight:
             counted = sample.signals["running"] + sample.signals["waiting"]
             shares.append((in_flight - counted) / in_flight)
     return median(shares) if shares else None
 
 
-def name_wall(
-    rows: RunRows,
-    engine: Sequence[Sample],
-    stages: Sequence[StageObservation],
-    broken: StageObservation | None,
-    slots: int | None,
-) -> Wall:
+def name_wall(stages: Sequence[StageObservation], broken: StageObservation | None, slots: int | None) -> Wall:
     """The first rule that fits wins. Of the stage that did not hold, or of the highest one."""
-    restarted = _restarted(engine)
-    if restarted is not None:
-        return Wall(name="invalid", evidence=restarted)
     if not stages:
         return Wall(name="none", evidence="no stage was judged")
     if broken is None:
         top = max(stages, key=lambda stage: stage.users)
         return Wall(name="none", evidence=f"every stage held, up to {top.users} users: the limit lies higher")
+    if not load_reached(broken.users, broken.in_flight_mean, broken.outcomes):
+        evidence = (
+            f"only {broken.in_flight_mean:.1f} requests were in flight for {broken.users} users: the load "
+            "generator was too slow, or its users pause"
+        )
+        return Wall(name="client", evidence=evidence)
     if broken.client.faults:
         return Wall(name="client", evidence=f"the load generator: {'; '.join(broken.client.faults)}")
-    return _server_wall(broken, slots)
+    return _outside_wall(broken) or _engine_wall(broken, slots)
 
 
-def _restarted(engine: Sequence[Sample]) -> str | None:
-    starts = [
-        s.signals["process_start_time_seconds"] for s in engine if "process_start_time_seconds" in s.signals
-    ]
-    if any(later != earlier for earlier, later in pairwise(starts)):
-        return "the server restarted during the run"
-    if engine and all(sample.gap is not None for sample in engine[-3:]) and starts:
-        return f"the server stopped answering during the run ({engine[-1].gap})"
-    return None
-
-
-def _server_wall(broken: StageObservation, slots: int | None) -> Wall:
+def _outside_wall(broken: StageObservation) -> Wall | None:
     at = f"at {broken.users} users"
     refused = broken.outcomes.get("http_429", 0) + broken.outcomes.get("http_503_admission", 0)
     if refused:
@@ -113,14 +98,31 @@ def _server_wall(broken: StageObservation, slots: int | None) -> Wall:
             f"{parked:.0%} of the requests in flight {at} were neither running nor waiting in the engine"
         )
         return Wall(name="network", evidence=evidence)
-    queued = bool(broken.preemptions) or (broken.waiting_median or 0.0) >= 1.0
-    usage, running = broken.kv_usage_max_ratio, broken.running_max
-    seats_full = slots is not None and running is not None and running >= SLOTS_FULL_RATIO * slots
-    if queued and usage is not None and usage >= KV_FULL_RATIO and not seats_full:
-        what = f"{broken.preemptions:.0f} preemptions" if broken.preemptions else "a queue"
-        return Wall(name="kv", evidence=f"{what} {at}, KV cache {usage:.0%} full")
-    if queued and seats_full:
+    return None
+
+
+def _engine_wall(broken: StageObservation, slots: int | None) -> Wall:
+    at = f"at {broken.users} users"
+    usage, running, waiting = broken.kv_usage_max_ratio, broken.running_max, broken.waiting_median
+    full = "" if usage is None else f", KV cache {usage:.0%} full"
+    # An engine preempts for one reason only: no free block. A look each second may miss the moment.
+    if broken.preemptions:
+        return Wall(name="kv", evidence=f"{broken.preemptions:.0f} preemptions {at}{full}")
+    if waiting is None or waiting < 1.0:
+        quiet = "" if waiting is None else ", without a queue"
+        return Wall(name="slo", evidence=f"{'; '.join(broken.faults)} {at}{quiet}")
+    if slots is not None and running is not None and running >= SLOTS_FULL_RATIO * slots:
         return Wall(name="slots", evidence=f"{running:.0f} of {slots} slots taken {at} while requests waited")
-    if queued:
-        return Wall(name="prefill", evidence=f"requests waited {at} with KV cache and slots free")
-    return Wall(name="slo", evidence=f"{'; '.join(broken.faults)} {at}, without a queue")
+    if usage is not None and usage >= KV_FULL_RATIO:
+        return Wall(name="kv", evidence=f"a queue {at}{full}")
+    if slots is None and _stands_still(broken):
+        evidence = f"running stood at {running:.0f} {at} while requests waited{full}: max_num_seqs, probably"
+        return Wall(name="slots", evidence=evidence)
+    free = f"requests waited {at}{full or ', KV cache not seen'}"
+    return Wall(name="prefill", evidence=free if slots is None else f"{free}, with slots free")
+
+
+def _stands_still(broken: StageObservation) -> bool:
+    """A batch that never changes size is full; one that waits for prefills breathes."""
+    mean, most = broken.running_mean, broken.running_max
+    return mean is not None and most is not None and mean >= SLOTS_FULL_RATIO * most

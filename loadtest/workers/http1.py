@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 HEADER_BYTES_MAX: Final = 65_536
+_CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")  # int() alone would take 0x1f, 1_0 and -1
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: .*)?")
 State = Literal["status", "headers", "body", "chunk_size", "chunk", "chunk_end", "trailers", "complete"]
 
 
@@ -37,6 +41,11 @@ class ResponseReader:
     @property
     def complete(self) -> bool:
         return self._state == "complete"
+
+    @property
+    def has_extra_bytes(self) -> bool:
+        """The peer sent more than its answer: what comes next on this connection cannot be trusted."""
+        return self.complete and bool(self._buffer)
 
     def feed(self, data: bytes) -> bytes:
         """Body bytes in `data`. Raises BadResponse."""
@@ -107,11 +116,11 @@ class ResponseReader:
                     self._state = "complete"
 
     def _on_status(self, line: bytes) -> None:
-        parts = line.split(b" ", 2)
-        if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit():
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None:
             raise BadResponse(f"not an HTTP/1 status line: {line[:80]!r}")
-        self.status = int(parts[1])
-        self.keep_alive = parts[0] != b"HTTP/1.0"
+        self.status = int(match[2])
+        self.keep_alive = match[1] == b"1"  # HTTP/1.0 closes unless it says otherwise
         self.headers = {}
         self._state = "headers"
 
@@ -146,17 +155,14 @@ class ResponseReader:
         if length is None:
             self._left, self.keep_alive, self._state = None, False, "body"
             return
-        if not (length.isascii() and length.isdigit()):
+        if not _LENGTH.fullmatch(length):
             raise BadResponse(f"not a content length: {length[:40]!r}")
         self._left, self._state = int(length), "body"
 
     def _on_chunk_size(self, line: bytes) -> None:
         digits = line.partition(b";")[0].strip()
-        try:
-            size = int(digits, 16) if digits[:1].isalnum() and len(digits) <= 16 else -1
-        except ValueError:
-            size = -1
-        if size < 0:
+        if not _CHUNK_SIZE.fullmatch(digits):
             raise BadResponse(f"not a chunk size: {line[:40]!r}")
+        size = int(digits, 16)
         self._left = size
         self._state = "chunk" if size else "trailers"

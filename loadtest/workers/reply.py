@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from loadtest.records import ERROR_BYTES_MAX, Outcome
-from loadtest.workers.sse import GOOD_FINISHES, EventReader, EventTooLarge, Meaning, read_event
+from loadtest.workers.sse import ERROR_SOURCE_BYTES, GOOD_FINISHES, EventReader, Meaning, read_event
 
-BODY_SHOWN_BYTES: Final = ERROR_BYTES_MAX
+BODY_BYTES_MAX: Final = 64 * 2**20
+FINISH_REASON_CHARS: Final = 40
+
+
+class ReplyTooLarge(ValueError):  # noqa: N818  (reads as what happened)
+    """The server sent more than BODY_BYTES_MAX: no answer we ask for needs that."""
 
 
 class Reply:
@@ -16,6 +21,7 @@ class Reply:
 
     __slots__ = (
         "_body",
+        "_body_bytes",
         "_reader",
         "chunks",
         "coalesced_reads",
@@ -46,19 +52,21 @@ class Reply:
         self.unreadable: str | None = None
         self._reader = EventReader()
         self._body = b""
+        self._body_bytes = 0
 
     def feed(self, body: bytes, at_ns: int) -> None:
-        """`body` was read at `at_ns`; every token in it gets that time."""
+        """`body` was read at `at_ns`; every token in it gets that time.
+
+        Raises EventTooLarge or ReplyTooLarge when there is no use in reading on.
+        """
+        self._body_bytes += len(body)
+        if self._body_bytes > BODY_BYTES_MAX:
+            raise ReplyTooLarge(f"an answer of more than {BODY_BYTES_MAX} bytes")
         if not self.is_stream:
-            self._body = (self._body + body)[:BODY_SHOWN_BYTES]
-            return
-        try:
-            events = self._reader.feed(body)
-        except EventTooLarge as error:
-            self.unreadable = str(error)
+            self._body = (self._body + body)[:ERROR_SOURCE_BYTES]
             return
         before = self.chunks
-        for event in events:
+        for event in self._reader.feed(body):
             self._take(read_event(event), at_ns)
         if self.chunks - before > 1:
             self.coalesced_reads += 1
@@ -72,7 +80,8 @@ class Reply:
                 self.gaps_ns.append(at_ns - self.last_token_ns)
             self.last_token_ns = at_ns
         self.done = self.done or said.done
-        self.finish_reason = said.finish_reason or self.finish_reason
+        if said.finish_reason:
+            self.finish_reason = plain_text(said.finish_reason)[:FINISH_REASON_CHARS]
         if said.input_tokens is not None:
             self.input_tokens = said.input_tokens
         if said.output_tokens is not None:
@@ -90,7 +99,9 @@ class Reply:
         """How a request with a whole HTTP answer, or one cut short (clean_end False), ended.
 
         ok needs a finish reason the engine gives for a good end, [DONE] and a clean HTTP end; an error in
-        the stream beats everything, also when tokens came before it.
+        the stream beats everything, also when tokens came before it. Fewer tokens than planned are called
+        short_eos when the model ended by itself; a server that clips the length says "length" and stays ok,
+        its row shows both counts. A redirect is not followed and counts as bad_payload.
         """
         if status != 200:
             return _status_outcome(status)
@@ -102,7 +113,8 @@ class Reply:
             return "aborted"
         if not (self.done and clean_end and self.finish_reason is not None):
             return "truncated"
-        if self.output_tokens is not None and self.output_tokens < planned_output_tokens:
+        ended_by_itself = self.finish_reason == "stop"
+        if ended_by_itself and self.output_tokens is not None and self.output_tokens < planned_output_tokens:
             return "short_eos"
         return "ok"
 
@@ -115,6 +127,15 @@ def _status_outcome(status: int) -> Outcome:
     if status >= 500:
         return "http_5xx"
     return "http_4xx" if 400 <= status < 500 else "bad_payload"
+
+
+def plain_text(text: str) -> str:
+    """A server's words made harmless for terminals, tables and files: at most ERROR_BYTES_MAX of UTF-8."""
+    printable = "".join(
+        char if char.isprintable() else " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for char in text[:ERROR_BYTES_MAX]
+    )
+    return printable.encode()[:ERROR_BYTES_MAX].decode(errors="ignore")
 
 
 def gap_quantile_s(sorted_gaps_ns: Sequence[int], share: float) -> float | None:

@@ -12,10 +12,14 @@ EVENT_BYTES_MAX: Final = 16 * 2**20
 """A longer event is refused: no token needs it, and a hostile server must not fill our memory."""
 DONE: Final = b"[DONE]"
 BOM: Final = b"\xef\xbb\xbf"
-GOOD_FINISHES: Final = frozenset({"stop", "length", "tool_calls", "function_call"})
+GOOD_FINISHES: Final = frozenset({"stop", "length", "tool_calls"})
+ERROR_SOURCE_BYTES: Final = 4096
+"""How much of an unreadable answer is looked at for the record's error."""
+TOKENS_MAX: Final = 2**31
+"""A usage above it is a lie, and more than a results file can hold."""
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")  # not splitlines(): that also splits at other characters
-_TOKEN_FIELDS: Final = ("content", "reasoning", "reasoning_content", "tool_calls", "function_call", "refusal")
+_TEXT_FIELDS: Final = ("content", "reasoning", "reasoning_content")
 
 
 class EventTooLarge(ValueError):  # noqa: N818  (reads as what happened)
@@ -33,10 +37,11 @@ class ServerEvent:
 class EventReader:
     """Cuts a byte stream into events; feeding it byte by byte or at once gives the same events."""
 
-    __slots__ = ("_buffer", "_data", "_first_line", "_name", "_skip_lf")
+    __slots__ = ("_data", "_first_line", "_held_bytes", "_name", "_partial", "_skip_lf")
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._partial = bytearray()
+        self._held_bytes = 0
         self._data: list[bytes] = []
         self._name = ""
         self._skip_lf = False
@@ -44,19 +49,19 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
         """The events that `chunk` completes. Raises EventTooLarge."""
-        if self._skip_lf and chunk:
-            chunk = chunk.removeprefix(b"\n")  # the second half of a CRLF that was cut
-            self._skip_lf = False
-        lines = _LINE_END.split(self._buffer + chunk)
-        self._skip_lf = (chunk or self._buffer).endswith(b"\r")
-        self._buffer = lines.pop()
-        if len(self._buffer) + sum(map(len, self._data)) > EVENT_BYTES_MAX:
-            raise EventTooLarge(f"an event of more than {EVENT_BYTES_MAX} bytes")
+        if not chunk:
+            return []
+        first, *rest = _LINE_END.split(chunk.removeprefix(b"\n") if self._skip_lf else chunk)
+        self._skip_lf = chunk.endswith(b"\r")  # the line ends here; a LF that follows belongs to it
+        self._partial += first
         events: list[ServerEvent] = []
-        for line in lines:
-            event = self._line(line)
+        for next_line in rest:
+            event = self._line(bytes(self._partial))
+            self._partial = bytearray(next_line)
             if event is not None:
                 events.append(event)
+        if self._held_bytes + len(self._partial) > EVENT_BYTES_MAX:
+            raise EventTooLarge(f"an event of more than {EVENT_BYTES_MAX} bytes")
         return events
 
     def _line(self, line: bytes) -> ServerEvent | None:
@@ -65,8 +70,9 @@ class EventReader:
             self._first_line = False
         if not line:
             event = ServerEvent(self._name, b"\n".join(self._data)) if self._data else None
-            self._data, self._name = [], ""
+            self._data, self._name, self._held_bytes = [], "", 0
             return event
+        self._held_bytes += len(line) + 1
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
@@ -91,16 +97,21 @@ class Meaning:
 
 def read_event(event: ServerEvent) -> Meaning:
     """Understands /v1/completions and /v1/chat/completions chunks; never raises."""
-    if event.data == DONE:
+    if event.data.strip() == DONE:
         return Meaning(done=True)
+    if not event.data:
+        return Meaning()  # a proxy's sign of life
     try:
         body = json.loads(event.data)
     except (ValueError, RecursionError):
-        return Meaning(unreadable=True, error=_shown(event.data))
+        body = None
+    if event.name == "error":
+        return Meaning(error=_error_text(body) or _shown(event.data))
     if not isinstance(body, dict):
         return Meaning(unreadable=True, error=_shown(event.data))
-    if event.name == "error" or body.get("error"):
-        return Meaning(error=_error_text(body))
+    # vLLM before 0.10 and LMDeploy put an error at the top level and call the object so
+    if body.get("error") is not None or body.get("object") == "error":
+        return Meaning(error=_error_text(body) or _shown(event.data))
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
@@ -121,22 +132,22 @@ def _has_token(choice: Mapping[str, Any]) -> bool:
     delta = choice.get("delta")
     if not isinstance(delta, dict):
         return False
-    if "role" in delta:
-        return any(delta.get(field) for field in _TOKEN_FIELDS)
-    return any(delta.get(field) is not None for field in _TOKEN_FIELDS)
+    texts = [delta[field] for field in _TEXT_FIELDS if isinstance(delta.get(field), str)]
+    return bool(delta.get("tool_calls")) or (any(texts) if "role" in delta else bool(texts))
 
 
 def _usage(body: Mapping[str, Any], name: str) -> int | None:
     usage = body.get("usage")
     value = usage.get(name) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < TOKENS_MAX
+    return value if is_count else None
 
 
-def _error_text(body: Mapping[str, Any]) -> str:
-    error = body.get("error")
+def _error_text(body: Any) -> str | None:
+    error = body.get("error", body) if isinstance(body, dict) else body
     text = error.get("message") if isinstance(error, dict) else error
-    return text if isinstance(text, str) and text else _shown(json.dumps(body).encode())
+    return text if isinstance(text, str) and text else None
 
 
 def _shown(data: bytes) -> str:
-    return data[:200].decode("utf-8", errors="replace")
+    return data[:ERROR_SOURCE_BYTES].decode("utf-8", errors="replace")

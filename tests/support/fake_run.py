@@ -1,0 +1,170 @@
+"""Runs made by arithmetic: every figure of the report can be worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from estimator.capacity import KvPool, Prediction, predict
+from estimator.spec import Lengths, Workload
+from loadtest.records import Event, RequestRecord, Sample
+from loadtest.reporter.saturation import observe
+from loadtest.reporter.verdict import Verdict, judge
+from loadtest.results import RunRows
+from loadtest.row_file import Damage
+from loadtest.run_folder import Manifest
+from loadtest.scenario import Limits, Scenario, Stage, scenario_body
+
+SECOND_NS = 1_000_000_000
+STAGE_S = 60
+SETTLE_S = 10.0
+USABLE_BLOCKS = 511
+HELD_BLOCKS = 12.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeStage:
+    """One stage of a made-up run: `users` users ask one after the other, each request takes `e2e_s`."""
+
+    users: int
+    e2e_s: float = 5.0
+    ttft_s: float = 0.1
+    running: float | None = None
+    waiting: float = 0.0
+    kv_usage_ratio: float | None = None
+    preemptions: int = 0
+    failing: str | None = None
+    failing_share: float = 0.0
+    lateness_s: float = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeRun:
+    stages: tuple[FakeStage, ...]
+    slots: int | None = 128
+    with_prediction: bool = True
+    with_metrics: bool = True
+    restart_at_s: float | None = None
+    silent_from_s: float | None = None
+    limits: Limits = field(default_factory=lambda: Limits(ttft_s=2.0))
+    loop_lag_s: float = 0.002
+    model: str = "tiny"
+    error: str = "it broke"
+
+    @property
+    def prediction(self) -> Prediction | None:
+        pool = KvPool(
+            blocks=512, reserved_blocks=1, block_size_tokens=32, bytes_per_block=None, source="metrics"
+        )
+        if not self.with_prediction:
+            return None
+        return predict(pool, Workload.constant(256, 256), max_model_len=2048, slots=self.slots)
+
+    @property
+    def manifest(self) -> Manifest:
+        scenario = Scenario(
+            name="fake",
+            seed=7,
+            input_tokens=Lengths.constant(256),
+            output_tokens=Lengths.constant(256),
+            stages=(Stage(users=1, hold_s=60.0),),
+            settle_s=SETTLE_S,
+            limits=self.limits,
+        )
+        return Manifest(
+            run_id="20261121T024000Z-tiny",
+            created_utc="2026-11-21T02:40:00+00:00",
+            wall_ns=0,
+            mono_ns=0,
+            versions={"ullage": "0.1.0"},
+            host="http://127.0.0.1:8000",
+            engine="vllm",
+            model=self.model,
+            scenario=scenario_body(scenario),
+            stages=(),
+            server={},
+            state="complete",
+        )
+
+    def rows(self) -> RunRows:
+        requests: list[RequestRecord] = []
+        samples: list[Sample] = []
+        events = [Event(at_ns=0, event="run_start", data={})]
+        preempted = 0.0
+        for index, stage in enumerate(self.stages):
+            start_s = index * STAGE_S
+            data: dict[str, Any] = {
+                "index": index,
+                "users": stage.users,
+                "settle_s": SETTLE_S,
+                "hold_s": 60.0,
+            }
+            events.append(Event(at_ns=start_s * SECOND_NS, event="stage", data=data))
+            requests += self._requests(stage, start_s, len(requests))
+            for second in range(STAGE_S):
+                preempted += stage.preemptions / STAGE_S
+                samples += self._samples(stage, start_s + second + 0.5, preempted)
+        end_ns = len(self.stages) * STAGE_S * SECOND_NS
+        events.append(Event(at_ns=end_ns, event="run_end", data={"reason": "plan complete"}))
+        return RunRows(
+            requests=tuple(requests), samples=tuple(samples), events=tuple(events), damage=Damage()
+        )
+
+    def _requests(self, stage: FakeStage, start_s: float, first_seq: int) -> list[RequestRecord]:
+        made: list[RequestRecord] = []
+        for user in range(stage.users):
+            at_s = start_s + stage.e2e_s * user / stage.users
+            while at_s < start_s + STAGE_S:
+                fails = stage.failing is not None and (len(made) % 100) < stage.failing_share * 100
+                made.append(self._request(stage, at_s, first_seq + len(made), fails=fails))
+                at_s += stage.e2e_s
+        return made
+
+    def _request(self, stage: FakeStage, at_s: float, seq: int, *, fails: bool) -> RequestRecord:
+        intended_ns = int(at_s * SECOND_NS)
+        first_ns = intended_ns + int(stage.ttft_s * SECOND_NS)
+        done_ns = intended_ns + int(stage.e2e_s * SECOND_NS)
+        good = RequestRecord(
+            worker=0,
+            seq=seq,
+            outcome="ok",
+            endpoint="completions",
+            planned_input_tokens=256,
+            planned_output_tokens=256,
+            intended_ns=intended_ns,
+            sent_ns=intended_ns + int(stage.lateness_s * SECOND_NS),
+            first_token_ns=first_ns,
+            last_token_ns=done_ns,
+            done_ns=done_ns,
+            input_tokens=256,
+            output_tokens=256,
+            chunks=256,
+        )
+        if not fails:
+            return good
+        outcome: Any = stage.failing
+        return replace(good, outcome=outcome, first_token_ns=None, last_token_ns=None, error=self.error)
+
+    def _samples(self, stage: FakeStage, at_s: float, preempted: float) -> list[Sample]:
+        at_ns = int(at_s * SECOND_NS)
+        running = stage.users - stage.waiting if stage.running is None else stage.running
+        usage = min(running * HELD_BLOCKS / USABLE_BLOCKS, 1.0)
+        client = {"client_cpu_ratio": 0.2, "client_loop_lag_max_s": self.loop_lag_s}
+        rows = [Sample(at_ns=at_ns, source="client", target="w00", signals=client)]
+        silent = self.silent_from_s is not None and at_s > self.silent_from_s
+        if not self.with_metrics or silent:
+            gap = "connection refused" if silent else "HTTP 404"
+            return [*rows, Sample(at_ns=at_ns, source="engine", target="t", gap=gap)]
+        restarted = self.restart_at_s is not None and at_s > self.restart_at_s
+        signals = {
+            "running": running,
+            "waiting": stage.waiting,
+            "kv_usage_ratio": usage if stage.kv_usage_ratio is None else stage.kv_usage_ratio,
+            "preemptions_total": float(round(preempted)),
+            "process_start_time_seconds": 200.0 if restarted else 100.0,
+        }
+        return [*rows, Sample(at_ns=at_ns, source="engine", target="t", signals=signals)]
+
+
+def verdict_of(run: FakeRun) -> Verdict:
+    return judge(run.prediction, observe(run.rows(), run.manifest, run.slots))

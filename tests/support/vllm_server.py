@@ -1,0 +1,74 @@
+"""A real vLLM on the CPU with a cache small enough to fill: 512 blocks of 32 tokens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+VLLM_PYTHON = ROOT / ".venv-vllm/bin/python"
+START_S = 240.0
+FLAGS = {
+    "--max-model-len": "2048",
+    "--block-size": "32",
+    "--num-gpu-blocks-override": "512",
+    "--max-num-seqs": "128",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vllm:
+    """The running server: its address, its log and the model folder it serves."""
+
+    host: str
+    log: Path
+    model_folder: Path
+
+
+def start(server: Vllm, port: int) -> subprocess.Popen[bytes]:
+    command = [str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(server.model_folder), "--served-model-name", "tiny", "--load-format", "dummy"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--no-enable-prefix-caching"]
+    command += [word for flag in FLAGS.items() for word in flag]
+    environment = dict(os.environ, VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1")
+    with server.log.open("wb") as log:
+        # A process group of its own, so that all of it can be ended; not a session of its own: the
+        # kernel's autogroup scheduling would let the engine starve its API front end on two cores.
+        return subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
+        )
+
+
+def wait_until_ready(server: Vllm, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{server.host}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    tail = server.log.read_text(errors="replace")[-3000:]
+    pytest.fail(f"vLLM did not come up in {START_S:.0f} s:\n{tail}")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the whole group: an API server that dies alone leaves engine processes spinning."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            continue
