@@ -46,6 +46,11 @@ class FakeRun:
     with_metrics: bool = True
     restart_at_s: float | None = None
     silent_from_s: float | None = None
+    """/metrics answers no more from then on, though requests do."""
+    dies_at_s: float | None = None
+    finished_elsewhere: int = 0
+    """Requests a second of other clients that the server finishes."""
+    thinking_s: float = 0.0
     limits: Limits = field(default_factory=lambda: Limits(ttft_s=2.0))
     loop_lag_s: float = 0.002
     model: str = "tiny"
@@ -116,8 +121,9 @@ class FakeRun:
             at_s = start_s + stage.e2e_s * user / stage.users
             while at_s < start_s + STAGE_S:
                 fails = stage.failing is not None and (len(made) % 100) < stage.failing_share * 100
+                fails |= self._is_dead(at_s + stage.e2e_s)
                 made.append(self._request(stage, at_s, first_seq + len(made), fails=fails))
-                at_s += stage.e2e_s
+                at_s += stage.e2e_s + self.thinking_s
         return made
 
     def _request(self, stage: FakeStage, at_s: float, seq: int, *, fails: bool) -> RequestRecord:
@@ -142,7 +148,7 @@ class FakeRun:
         )
         if not fails:
             return good
-        outcome: Any = stage.failing
+        outcome: Any = stage.failing or "connect_refused"
         return replace(good, outcome=outcome, first_token_ns=None, last_token_ns=None, error=self.error)
 
     def _samples(self, stage: FakeStage, at_s: float, preempted: float) -> list[Sample]:
@@ -151,7 +157,7 @@ class FakeRun:
         usage = min(running * HELD_BLOCKS / USABLE_BLOCKS, 1.0)
         client = {"client_cpu_ratio": 0.2, "client_loop_lag_max_s": self.loop_lag_s}
         rows = [Sample(at_ns=at_ns, source="client", target="w00", signals=client)]
-        silent = self.silent_from_s is not None and at_s > self.silent_from_s
+        silent = self._is_dead(at_s) or (self.silent_from_s is not None and at_s > self.silent_from_s)
         if not self.with_metrics or silent:
             gap = "connection refused" if silent else "HTTP 404"
             return [*rows, Sample(at_ns=at_ns, source="engine", target="t", gap=gap)]

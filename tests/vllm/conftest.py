@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from support.vllm_server import ROOT, VLLM_PYTHON, Vllm, end, start, wait_until_ready
+from vllm_server import ROOT, VLLM_PYTHON, Vllm, end, start, wait_until_ready
 
 
 @pytest.fixture(scope="session")

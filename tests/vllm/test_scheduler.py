@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
-from support.vllm_server import ROOT, VLLM_PYTHON, Vllm
+from vllm_server import ROOT, VLLM_PYTHON, Vllm
 
 
 def test_the_twin_schedules_as_vllm_does_block_for_block(vllm: Vllm) -> None:

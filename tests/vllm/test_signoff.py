@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.vllm_server import FLAGS, ROOT, Vllm
+from vllm_server import FLAGS, ROOT, Vllm
 
 from estimator.capacity import vllm_headline
 from estimator.catalog import read_gpu

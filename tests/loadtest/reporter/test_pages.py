@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from support.fake_run import FakeRun, FakeStage, verdict_of
+from fake_run import FakeRun, FakeStage, verdict_of
 
 from loadtest.reporter.lines import five_lines
 from loadtest.reporter.pages import html_page, json_page, markdown_page

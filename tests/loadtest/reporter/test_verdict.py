@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from fake_run import FakeRun, FakeStage, verdict_of
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fake_run import FakeRun, FakeStage, verdict_of
 
 from loadtest.reporter.verdict import BUFFER_RATIO, safe_limit
 from loadtest.scenario import Limits
