@@ -9,7 +9,7 @@ from loadtest.conductor.hooks import install
 from loadtest.conductor.ramp import ScenarioRamp
 from loadtest.workers.chat_user import ChatUser
 
-install(events, engine="lmdeploy")
+install(events, engine="lmdeploy", scenario="qwen-chat-lmdeploy")
 
 
 class QwenUser(ChatUser):

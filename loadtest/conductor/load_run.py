@@ -38,11 +38,13 @@ class LoadRun:
         self._events = run.folder.events_writer()
         self._collector = start_collector(run)
         self._ended = False
+        self._is_over = False
         self._write("run_start", {"stages": len(stages)})
 
     def target(self, elapsed_s: float) -> Target | None:
         """What the load should be now; a stage that begins becomes a row. None when the plan is over."""
         target = users_at(self._stages, elapsed_s)
+        self._is_over = target is None
         if target is not None and target.stage.index != self._stage_index:
             self._stage_index = target.stage.index
             stage = target.stage
@@ -58,24 +60,26 @@ class LoadRun:
             )
         return target
 
-    def load_ended(self, reason: str) -> None:
+    @property
+    def is_complete(self) -> bool:
+        """The plan was held to its end, or had none and went on until it was stopped."""
+        return self._is_over or self._stages[-1].hold_s == FOREVER_S
+
+    def load_ended(self) -> None:
         """The load is not held any more; requests in flight may still finish."""
         if not self._ended:
             self._ended = True
-            self._write("run_end", {"reason": reason})
+            self._write("run_end", {"reason": "plan complete" if self.is_complete else "stopped"})
 
-    def close(self, state: RunState) -> None:
-        """After the last request: ends the collector, then folds the rows."""
-        self.load_ended(state)
+    def close(self) -> None:
+        """After the last request: ends the collector, then folds the rows. Raises PlainError or OSError."""
         stop_collector(self._collector)
+        self.load_ended()
+        state: RunState = "complete" if self.is_complete else "interrupted"
         self._events.sync()
         self._events.close()
         self.run.folder.write_manifest(dataclasses.replace(self.run.manifest, state=state))
         finalise(self.run.folder)
-
-    @property
-    def plan_is_over(self) -> bool:
-        return self._stage_index is not None and self._stage_index == self._stages[-1].index
 
     def _write(self, event: EventKind, data: dict[str, str | int | float | bool | None]) -> None:
         self._events.append(Event(at_ns=self._clock(), event=event, data=data))

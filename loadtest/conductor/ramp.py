@@ -12,10 +12,15 @@ from loadtest.conductor.plan import Target
 class Lead(Protocol):
     """Who decides the load; the hooks put it here when Locust has started."""
 
+    @property
+    def is_open(self) -> bool:
+        """True from `begin` until the run was stopped, whoever stopped it."""
+
     def begin(self) -> bool:
         """Opens the run before its first tick; False when it cannot start and said why."""
 
-    def target(self, elapsed_s: float) -> Target | None: ...
+    def target(self, elapsed_s: float) -> Target | None:
+        """None when the plan is over; requests in flight are then still answered."""
 
 
 class ScenarioRamp(LoadTestShape):
@@ -24,18 +29,13 @@ class ScenarioRamp(LoadTestShape):
     abstract = True
     use_common_options = True
     lead: Lead | None = None
-    _begun = False
 
     def tick(self) -> tuple[int, float] | None:
         if self.lead is None:
             return None
-        if not self._begun:
+        if not self.lead.is_open:  # the web page may have stopped one run and started another
             if not self.lead.begin():
                 return None
-            self._begun = True
             self.reset_time()
         target = self.lead.target(self.get_run_time())
-        if target is None:
-            self._begun = False  # the web page may start another run
-            return None
-        return target.users, target.spawn_rate_per_s
+        return None if target is None else (target.users, target.spawn_rate_per_s)

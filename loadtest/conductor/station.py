@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gevent
@@ -14,28 +14,36 @@ from loadtest.conductor.pulse import PROBE_S, Pulse
 from loadtest.conductor.server_facts import Answer, ServerError, ask
 from loadtest.origin import ApiKey, Origin, parse_origin, read_api_key
 from loadtest.row_file import RowFileError
+from loadtest.scenario import ScenarioError
 from loadtest.workers.desk import Desk, reception
-from loadtest.workers.prompts import ChatWords, Messages, calibrate
+from loadtest.workers.prompts import ChatWords, Messages, calibrate, check_room
 
 SAMPLE_S = 1.0
 
 
 class Station:
-    """Opened after Locust has forked. Raises PlainError when chat prompts cannot be made exact."""
+    """Opened after Locust has forked. `give_up` is called with one sentence when rows cannot be kept."""
 
-    def __init__(self, run: PreparedRun, worker: int, runner: Runner) -> None:
-        origin, key = parse_origin(run.manifest.host), read_api_key()
+    def __init__(
+        self,
+        run: PreparedRun,
+        worker: int,
+        chat: ChatWords | None,
+        runner: Runner,
+        give_up: Callable[[str], None],
+    ) -> None:
         self._runner = runner
         self._samples = run.folder.samples_writer(f"client-w{worker:02d}")
         self._desk = Desk(
             run_id=run.manifest.run_id,
             worker=worker,
-            origin=origin,
-            key=key,
+            origin=parse_origin(run.manifest.host),
+            key=read_api_key(),
             model=run.manifest.model,
             scenario=run.scenario,
             rows=run.folder.records_writer(worker),
-            chat=_chat_words(run, origin, key),
+            chat=chat,
+            give_up=give_up,
         )
         self._pulse = Pulse(worker)
         self._greenlets = [gevent.spawn(self._probe), gevent.spawn(self._beat)]
@@ -64,20 +72,28 @@ class Station:
                 self._samples.append(self._pulse.sample(users=users, in_flight=self._desk.in_flight))
                 pool.apply(self._desk.rows.sync)
             except (RowFileError, OSError) as error:
-                self._runner.environment.process_exit_code = 3
-                self._runner.log_exception("station", str(error), "")
-                gevent.spawn(self._runner.quit)
+                self._desk.give_up(str(error))
                 return
 
 
-def _chat_words(run: PreparedRun, origin: Origin, key: ApiKey | None) -> ChatWords | None:
+def chat_words(run: PreparedRun) -> ChatWords | None:
+    """Words of one token each on this server; None for token prompts. Raises PlainError if there are too few.
+
+    Asks the server some 200 times, so the process that decides the load does it once for all.
+    """
     if run.scenario.endpoint != "chat":
+        if run.manifest.engine == "lmdeploy":  # it would take each token id for a prompt of its own
+            raise ScenarioError("LMDeploy takes no token ids as a prompt: set endpoint: chat in the scenario")
+        check_room(run.scenario, None)
         return None
+    origin, key = parse_origin(run.manifest.host), read_api_key()
 
     def tokenize(messages: Messages) -> int:
         return _count_tokens(origin, key, run.manifest.model, run.manifest.engine, messages)
 
-    return calibrate(tokenize)
+    words = calibrate(tokenize)
+    check_room(run.scenario, words)
+    return words
 
 
 def _count_tokens(origin: Origin, key: ApiKey | None, model: str, engine: str, messages: Messages) -> int:

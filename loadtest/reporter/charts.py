@@ -11,6 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from loadtest.reporter.observation import Observation, Quantiles, Series, StageObservation
 from loadtest.reporter.verdict import Verdict
@@ -36,6 +37,8 @@ STYLE: Final[Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
+FLOOR_MS: Final = 0.01
+"""Shorter is drawn as this: an answer that came in one read has a TPOT of 0, and 0 has no logarithm."""
 SIZE_INCHES: Final = (7.6, 3.1)
 
 
@@ -78,7 +81,8 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\1{name}-", svg).replace("xlink:href", "href")
     svg = svg.replace(INK, "currentColor")
-    return re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1)
+    named = f'role="img" aria-labelledby="{name}-title" aria-describedby="{name}-caption"'
+    return re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'<svg viewBox="\1" {named}>', svg, count=1)
 
 
 def _concurrency(axes: Axes, verdict: Verdict) -> None:
@@ -91,8 +95,10 @@ def _concurrency(axes: Axes, verdict: Verdict) -> None:
         ("waiting", ORANGE, lambda stage: stage.waiting_mean),
     )
     for offset, (label, colour, value) in enumerate(bars):
-        heights = [value(stage) or 0.0 for stage in stages]
-        axes.bar([x + (offset - 1.5) * 0.2 for x in at], heights, width=0.19, color=colour, label=label)
+        seen = [(x, height) for x, stage in enumerate(stages) if (height := value(stage)) is not None]
+        if seen:  # what was not seen is left out, never drawn as zero
+            places = [x + (offset - 1.5) * 0.2 for x, _ in seen]
+            axes.bar(places, [height for _, height in seen], width=0.19, color=colour, label=label)
     if prediction is not None:
         _line(axes, float(prediction.n_guaranteed), f"guaranteed {prediction.n_guaranteed}", GREEN, left=True)
         _line(axes, prediction.n_saturation, f"saturation {prediction.n_saturation:.1f}", RED)
@@ -100,7 +106,8 @@ def _concurrency(axes: Axes, verdict: Verdict) -> None:
         _line(axes, float(verdict.n_safe), f"signed {verdict.n_safe}", BLUE)
     axes.set_xticks(list(at), [f"{stage.users} users" for stage in stages])
     axes.set_ylabel("requests")
-    axes.margins(x=0.12)
+    axes.margins(x=0.03)
+    axes.set_ylim(top=1.08 * axes.get_ylim()[1])
     axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
 
 
@@ -110,9 +117,9 @@ def _line(axes: Axes, height: float, label: str, colour: str, *, left: bool = Fa
         label,
         xy=(0.0 if left else 1.0, height),
         xycoords=("axes fraction", "data"),
-        xytext=(2 if left else -2, 2),
+        xytext=(2, 2) if left else (3, -3),
         textcoords="offset points",
-        ha="left" if left else "right",
+        ha="left",
         color=colour,
         fontsize=8.5,
     )
@@ -181,14 +188,17 @@ def _quantiles(
     known = [(users, quantiles) for users, quantiles in points if quantiles is not None]
     users = [count for count, _ in known]
     for label, colour in (("p50", GREEN), ("p95", BLUE), ("p99", ORANGE)):
-        heights = [getattr(quantiles, f"{label}_s") * 1000 for _, quantiles in known]
+        heights = [max(getattr(quantiles, f"{label}_s") * 1000, FLOOR_MS) for _, quantiles in known]
         axes.plot(users, heights, color=colour, marker="o", markersize=3.5, linewidth=1.3, label=label)
-    top = max((quantiles.p99_s for _, quantiles in known), default=0.0)
-    if limit_s is not None and limit_s < 3 * top:
-        _line(axes, limit_s * 1000, f"limit {limit_s * 1000:g}", RED)
-    axes.set_ylim(bottom=0.0)
+    if limit_s is not None:
+        _line(axes, limit_s * 1000, "limit", RED)
+    # From a calm stage to an overloaded one is a factor of fifty: only a logarithm shows both.
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+    axes.yaxis.set_major_formatter(lambda height, _: f"{height:,g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_title(
-        f"{name}, ms" if limit_s is None else f"{name}, ms (limit {limit_s * 1000:g})", fontsize=10
+        f"{name}, ms" if limit_s is None else f"{name}, ms (limit {limit_s * 1000:,g})", fontsize=10, pad=20
     )
     axes.set_xlabel("users")
-    axes.legend(loc="upper left")
+    axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1)

@@ -51,7 +51,7 @@ def gap(verdict: Verdict) -> str:
     if verdict.gap_ratio is None:
         return "not known without a prediction"
     at_least = "at least " if verdict.is_lower_bound else ""
-    return f"{at_least}{verdict.gap_ratio:+.0%}   {explain_gap(verdict)}"
+    return f"{at_least}{verdict.gap_ratio:+.0%}   {explain_gap(verdict)}".rstrip()
 
 
 def client(health: ClientHealth) -> str:
@@ -64,6 +64,8 @@ def client(health: ClientHealth) -> str:
         agrees = "the server showed no counts to compare with"
     elif abs(health.parked_ratio) <= 0.05:
         agrees = "in-flight agrees with the server"
+    elif health.parked_ratio < 0:
+        agrees = f"the server counts {-health.parked_ratio:.0%} more in flight than we sent"
     else:
         agrees = f"{health.parked_ratio:.0%} of in-flight requests are not counted by the server"
     state = "clean" if not health.faults else f"NOT CLEAN: {'; '.join(health.faults)}"

@@ -38,6 +38,18 @@ CHART_TEXT: Final = {
         "token; TPOT for every later token.",
     ),
 }
+WALL_TEXT: Final = {
+    "none": "Nothing did",
+    "invalid": "The run cannot be judged",
+    "client": "The load generator",
+    "network": "Something in front of the engine",
+    "admission": "The server turned requests away",
+    "kv": "The KV cache was full",
+    "slots": "All slots were taken (max_num_seqs)",
+    "prefill": "Prompts waited for compute",
+    "slo": "The limits were broken",
+    "plateau": "Throughput stopped growing",
+}
 COLUMNS: Final = (
     "users", "in flight", "running", "waiting", "KV max", "preempted", "requests", "failed",
     "TTFT p95", "TPOT p95", "tokens/s", "held?",
@@ -125,13 +137,16 @@ def _page(verdict: Verdict, manifest: Manifest, run_path: str, *, with_charts: b
             ("Client", one_line(client(observation.client))),
             ("Sign-off", one_line(signed(verdict, run_path))),
         ],
-        "wall": observation.wall.name,
+        "proof": _proof(verdict),
+        "wall": WALL_TEXT[observation.wall.name],
+        "wall_name": observation.wall.name,
         "wall_evidence": one_line(observation.wall.evidence),
         "attribution": _attribution(verdict),
+        "unknowns": [one_line(unknown) for unknown in observation.unknowns],
         "columns": COLUMNS,
         "rows": [_row(stage, is_limit=stage.users == observation.n_max) for stage in observation.stages],
         "charts": [
-            {"title": CHART_TEXT[name][0], "caption": CHART_TEXT[name][1], "svg": svg}
+            {"name": name, "title": CHART_TEXT[name][0], "caption": CHART_TEXT[name][1], "svg": svg}
             for name, svg in charts.items()
         ],
         "checks": _checks(verdict),
@@ -157,6 +172,16 @@ def _arithmetic(verdict: Verdict) -> str:
     unknown = ", ".join(name for name, value in named if value is None)
     rest = f" Not known or not set: {unknown}." if unknown else ""
     return f"N_safe = floor({1 - BUFFER_RATIO:g} x min({known})) = {verdict.n_safe}.{rest}"
+
+
+def _proof(verdict: Verdict) -> str:
+    evidence = verdict.evidence
+    if evidence.share_at_most is None:
+        return ""
+    return (
+        f"{evidence.k} of the {evidence.n} requests at {verdict.n_safe} to {verdict.n_max} users broke a "
+        f"limit or failed: with {evidence.confidence:.0%} confidence at most {evidence.share_at_most:.1%} do."
+    )
 
 
 def _attribution(verdict: Verdict) -> list[str]:
@@ -233,13 +258,15 @@ def _ms(duration_s: float | None) -> float | None:
 def _method(verdict: Verdict) -> list[str]:
     evidence, observation = verdict.evidence, verdict.observation
     return [
-        "A stage held when nothing was preempted, no queue stood (median waiting below 1), "
+        "A stage held when its users were really in flight, nothing was preempted, no queue stood (median "
+        "waiting below 1), "
         f"{observation.percentile:g}% of its requests kept every limit and at most "
         f"{observation.limits.failures_max_ratio:.0%} failed. N_max is the highest stage that held with all "
         "below it.",
         f"The proof pools the stages that held at N_safe users or more: {evidence.k} of {evidence.n} "
-        f"requests broke a limit; with a design effect of {evidence.design_effect:.1f} (requests of one run "
-        f"resemble each other) an exact binomial test at {evidence.confidence:.0%} says {evidence.answer}.",
+        f"requests broke a limit or failed; with a design effect of {evidence.design_effect:.1f} (requests "
+        f"of one run resemble each other) an exact binomial test at {evidence.confidence:.0%} says "
+        f"{evidence.answer}.",
         "A request counts for the stage it started in and is waited for to its end. Failed requests count "
         "against the limits and never enter a latency. Settling seconds are not judged, but a preemption in "
         "them is.",

@@ -15,6 +15,7 @@ from typing import Any, Final
 from loadtest.records import RequestRecord, Sample
 from loadtest.reporter.observation import Observation, Quantiles, StageObservation, Wall, Window
 from loadtest.reporter.stages import (
+    QUEUE_REQUESTS,
     allowed_ratio,
     failed,
     in_flight_mean,
@@ -29,8 +30,6 @@ from loadtest.results import RunRows
 from loadtest.run_folder import Manifest
 from loadtest.scenario import Limits, parse_scenario
 
-QUEUE_REQUESTS: Final = 1.0
-"""A queue whose median length reaches one request is a queue, not a moment."""
 LOOKS_IN_VAIN_RATIO: Final = 0.10
 """Where more looks at the server than this failed, nobody knows whether requests waited."""
 

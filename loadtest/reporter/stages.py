@@ -15,6 +15,9 @@ from loadtest.scenario import Limits
 LOAD_REACHED_RATIO: Final = 0.97
 """Users without pauses are in flight nearly always; fewer than this and the stage was not held."""
 
+QUEUE_REQUESTS: Final = 1.0
+"""A queue whose median length reaches one request is a queue, not a moment."""
+
 
 def windows(events: Sequence[Event]) -> list[Window]:
     """A stage lasts until the next one, or the end of the run; one without an end is not judged."""

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Final
 
 from loadtest.reporter.observation import ClientHealth, StageObservation, Wall, Window
-from loadtest.reporter.stages import in_flight_counter, load_reached, quantile
+from loadtest.reporter.stages import QUEUE_REQUESTS, in_flight_counter, load_reached, quantile
 from loadtest.results import RunRows
 
 SEND_LATENESS_S: Final = 0.020
@@ -108,7 +108,7 @@ def _engine_wall(broken: StageObservation, slots: int | None) -> Wall:
     # An engine preempts for one reason only: no free block. A look each second may miss the moment.
     if broken.preemptions:
         return Wall(name="kv", evidence=f"{broken.preemptions:.0f} preemptions {at}{full}")
-    if waiting is None or waiting < 1.0:
+    if waiting is None or waiting < QUEUE_REQUESTS:
         quiet = "" if waiting is None else ", without a queue"
         return Wall(name="slo", evidence=f"{'; '.join(broken.faults)} {at}{quiet}")
     if slots is not None and running is not None and running >= SLOTS_FULL_RATIO * slots:

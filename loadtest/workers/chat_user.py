@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from gevent import sleep
 from locust import User, constant, task
 from locust.exception import StopUser
@@ -15,14 +13,13 @@ from loadtest.workers.prompts import Draw, draw
 from loadtest.workers.reply import gap_quantile_s
 from loadtest.workers.stream import Connection, Exchange
 
-EXIT_DISK: Final = 3
-
 
 class ChatUser(User):
     """Base class of the locustfiles' users; a closed loop without thinking time unless they set one."""
 
     abstract = True
     wait_time = constant(0)
+    connection: Connection | None = None
 
     def on_start(self) -> None:
         desk = reception.desk()
@@ -32,13 +29,14 @@ class ChatUser(User):
         self.connection = Connection(desk.origin, desk.scenario.timeouts)
 
     def on_stop(self) -> None:
-        if hasattr(self, "connection"):
+        if self.connection is not None:
             self.connection.close()
 
     @task
     def ask(self) -> None:
         """One streaming request, one RequestRecord, whatever happens to it."""
-        desk = self.desk
+        desk, connection = self.desk, self.connection
+        assert connection is not None
         seq = desk.next_seq()
         drawn = draw(desk.scenario, desk.worker, seq)
         request = desk.request_bytes(drawn, seq)  # before the clock starts
@@ -46,11 +44,11 @@ class ChatUser(User):
         desk.in_flight += 1
         try:
             desk.rows.append(_issued(desk, drawn, seq, intended_ns))
-            exchange = self.connection.exchange(request, intended_ns, drawn.output_tokens)
+            exchange = connection.exchange(request, intended_ns, drawn.output_tokens)
             record = _record(desk, drawn, seq, intended_ns, exchange)
             desk.rows.append(record)
         except RowFileError as error:
-            self._stop_the_load(error)
+            desk.give_up(str(error))  # a request that cannot be recorded must not be sent
             raise StopUser from error
         finally:
             desk.in_flight -= 1
@@ -64,8 +62,8 @@ class ChatUser(User):
         """Locust's page shows our times: its own would end at the headers."""
         if record.outcome == "client_cancel":
             return
-        fire = self.environment.events.request.fire
-        if record.ttft_s is not None:
+        desk, fire = self.desk, self.environment.events.request.fire
+        if record.succeeded and record.ttft_s is not None:
             fire(
                 request_type="TTFT",
                 name=record.endpoint,
@@ -79,17 +77,9 @@ class ChatUser(User):
             name=record.endpoint,
             response_time=record.e2e_s * 1000,
             response_length=record.output_tokens or 0,
-            exception=None if record.succeeded else _Failed(f"{record.outcome}: {record.error or ''}"),
+            exception=None if record.succeeded else _Failed(desk.shown_error(record.outcome, record.error)),
             context={},
         )
-
-    def _stop_the_load(self, error: RowFileError) -> None:
-        """A request that cannot be recorded must not be sent."""
-        self.environment.process_exit_code = EXIT_DISK
-        runner = self.environment.runner
-        if runner is not None:
-            runner.log_exception(self.environment.runner.__class__.__name__, str(error), "")
-            runner.greenlet.spawn(runner.quit)
 
 
 class _Failed(Exception):  # noqa: N818  (how Locust's failure table names it)
@@ -135,5 +125,5 @@ def _record(desk: Desk, drawn: Draw, seq: int, intended_ns: int, exchange: Excha
         http_status=exchange.http_status,
         reused_connection=exchange.reused_connection,
         retried=exchange.retried,
-        error=exchange.error,
+        error=desk.plain_error(exchange.error),
     )

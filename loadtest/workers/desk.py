@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gevent.event import Event as Gate
 
@@ -16,6 +16,7 @@ from loadtest.origin import ApiKey, Origin
 from loadtest.row_file import RowWriter
 from loadtest.scenario import Scenario
 from loadtest.workers.prompts import ChatWords, Draw, chat_prompt, request_body, token_prompt
+from loadtest.workers.reply import plain_text
 
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 OPEN_S_MAX = 30.0
@@ -23,7 +24,7 @@ OPEN_S_MAX = 30.0
 
 @dataclass(slots=True, kw_only=True)
 class Desk:
-    """One for each process. `in_flight` and `seq` are the only things that change."""
+    """One for each process. `give_up` stops the whole load, for a reason that fits one sentence."""
 
     run_id: str
     worker: int
@@ -33,13 +34,25 @@ class Desk:
     scenario: Scenario
     rows: RowWriter
     chat: ChatWords | None
+    give_up: Callable[[str], None]
     clock: Callable[[], int] = time.perf_counter_ns
     in_flight: int = 0
     seq: int = 0
+    shown_errors: dict[str, str] = field(default_factory=dict)
 
     def next_seq(self) -> int:
         self.seq += 1
         return self.seq - 1
+
+    def plain_error(self, error: str | None) -> str | None:
+        """A server's words as a row may keep them: without our key, without control characters, short."""
+        if error is None:
+            return None
+        return plain_text(error if self.key is None else self.key.blotted_out(error))
+
+    def shown_error(self, outcome: str, error: str | None) -> str:
+        """What Locust's table shows: the first error of its kind, or each request id would be a line."""
+        return self.shown_errors.setdefault(outcome, f"{outcome}: {error or 'no message'}")
 
     def request_bytes(self, draw: Draw, seq: int) -> bytes:
         """The whole HTTP request, ready to be written at once."""

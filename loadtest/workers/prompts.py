@@ -100,6 +100,17 @@ def calibrate(tokenize: Tokenize) -> ChatWords:
     return ChatWords(words=words, overhead_tokens=overhead)
 
 
+def check_room(scenario: Scenario, chat: ChatWords | None) -> None:
+    """Raises ScenarioError when the shortest prompt has no room for what makes it unique."""
+    base, template_tokens = (len(TOKEN_IDS), 0) if chat is None else (len(chat.words), chat.overhead_tokens)
+    needed = template_tokens + len(nonce("", 0, 0, base))
+    shortest = scenario.input_tokens.shortest
+    if shortest < needed:
+        raise ScenarioError(
+            f"input_tokens can be as short as {shortest}: a unique prompt takes at least {needed} tokens here"
+        )
+
+
 def _count(tokenize: Tokenize, words: Sequence[str]) -> int:
     return tokenize(chat_messages(words))
 

@@ -99,9 +99,8 @@ class Reply:
         """How a request with a whole HTTP answer, or one cut short (clean_end False), ended.
 
         ok needs a finish reason the engine gives for a good end, [DONE] and a clean HTTP end; an error in
-        the stream beats everything, also when tokens came before it. Fewer tokens than planned are called
-        short_eos when the model ended by itself; a server that clips the length says "length" and stays ok,
-        its row shows both counts. A redirect is not followed and counts as bad_payload.
+        the stream beats everything, also when tokens came before it. Fewer tokens than planned are short_eos,
+        also when the server clipped them. A redirect is not followed and counts as bad_payload.
         """
         if status != 200:
             return _status_outcome(status)
@@ -113,8 +112,7 @@ class Reply:
             return "aborted"
         if not (self.done and clean_end and self.finish_reason is not None):
             return "truncated"
-        ended_by_itself = self.finish_reason == "stop"
-        if ended_by_itself and self.output_tokens is not None and self.output_tokens < planned_output_tokens:
+        if self.output_tokens is not None and self.output_tokens < planned_output_tokens:
             return "short_eos"
         return "ok"
 

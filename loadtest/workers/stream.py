@@ -6,22 +6,20 @@ and is never followed. vLLM closes idle connections after 5 s, so ours are reuse
 
 from __future__ import annotations
 
-import errno
-import socket as errors
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gevent import GreenletExit, socket
-from gevent.ssl import SSLContext
+from gevent import GreenletExit
 
 from loadtest.origin import Origin
-from loadtest.records import ERROR_BYTES_MAX, SUCCESSES, Outcome
+from loadtest.records import SUCCESSES, Outcome
 from loadtest.scenario import Timeouts
+from loadtest.workers.dial import Dial, Wire, dial, dial_outcome, error_text
 from loadtest.workers.http1 import BadResponse, ResponseReader
-from loadtest.workers.reply import Reply
+from loadtest.workers.reply import Reply, ReplyTooLarge
+from loadtest.workers.sse import EventTooLarge
 
 READ_BYTES: Final = 65_536
 IDLE_S_MAX: Final = 2.0
@@ -31,7 +29,10 @@ Clock = Callable[[], int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One request and its answer; None where it did not get that far. Times are monotonic nanoseconds."""
+    """One request and its answer; None where it did not get that far. Times are monotonic nanoseconds.
+
+    `error` holds the server's own words as they came: make them plain before they are stored or shown.
+    """
 
     reply: Reply
     outcome: Outcome
@@ -68,13 +69,15 @@ class _Attempt:
 class Connection:
     """One user's connection to one origin. Not shared: requests of a user follow each other."""
 
-    def __init__(self, origin: Origin, timeouts: Timeouts, clock: Clock = time.perf_counter_ns) -> None:
+    def __init__(
+        self, origin: Origin, timeouts: Timeouts, clock: Clock = time.perf_counter_ns, dial: Dial = dial
+    ) -> None:
         self._origin = origin
         self._timeouts = timeouts
         self._clock = clock
-        self._socket: socket.socket | None = None
+        self._dial = dial
+        self._wire: Wire | None = None
         self._idle_since_ns = 0
-        self._tls: SSLContext | None = None
 
     def exchange(self, request: bytes, intended_ns: int, planned_output_tokens: int) -> Exchange:
         """Sends `request` and reads its answer to the end; faults come back as outcomes, never as errors.
@@ -95,37 +98,40 @@ class Connection:
             outcome = self._run(attempt, request, intended_ns, planned_output_tokens)
         except Fault as fault:
             self.close()
-            return _finished(attempt, fault.outcome, error=str(fault), retried=retried)
+            outcome = fault.outcome if attempt.reply.error is None else "stream_error"
+            return _finished(attempt, outcome, error=attempt.reply.error or str(fault), retried=retried)
         except GreenletExit:  # Locust stops this user; what was seen so far is still a row
             self.close()
             return _finished(attempt, "client_cancel", error="the run ended first", retried=retried)
         return _finished(attempt, outcome, error=None, retried=retried)
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
 
     def _new_attempt(self) -> _Attempt:
-        if self._socket is not None and self._clock() - self._idle_since_ns > IDLE_S_MAX * 1e9:
+        if self._wire is not None and self._clock() - self._idle_since_ns > IDLE_S_MAX * 1e9:
             self.close()
-        return _Attempt(reused=self._socket is not None, reply=Reply(is_stream=True), reader=ResponseReader())
+        return _Attempt(reused=self._wire is not None, reply=Reply(is_stream=True), reader=ResponseReader())
 
     def _run(
         self, attempt: _Attempt, request: bytes, intended_ns: int, planned_output_tokens: int
     ) -> Outcome:
-        if self._socket is None:
-            self._socket = self._connect()
+        if self._wire is None:
+            self._wire = self._connect()
             attempt.connected_ns = self._clock()
-        connection = self._socket
+        wire = self._wire
+        outcome = self._arm(attempt, wire, intended_ns)
         try:
-            connection.settimeout(self._timeouts.connect_s)
-            connection.sendall(request)
+            wire.sendall(request)
+        except TimeoutError as error:
+            raise _too_late(outcome) from error
         except OSError as error:
             raise _reset(attempt, error) from error
         attempt.sent_ns = self._clock()
-        clean_end = self._read(attempt, connection, intended_ns)
-        if not (clean_end and attempt.reader.keep_alive):
+        clean_end = self._read(attempt, wire, intended_ns)
+        if not (clean_end and attempt.reader.keep_alive) or attempt.reader.has_extra_bytes:
             self.close()
         self._idle_since_ns = self._clock()
         status = attempt.reader.status
@@ -134,41 +140,42 @@ class Connection:
             status=status, clean_end=clean_end, planned_output_tokens=planned_output_tokens
         )
 
-    def _connect(self) -> socket.socket:
-        address = (self._origin.host, self._origin.port)
+    def _connect(self) -> Wire:
         try:
-            connection = socket.create_connection(address, timeout=self._timeouts.connect_s)
-            connection.setsockopt(errors.IPPROTO_TCP, errors.TCP_NODELAY, 1)
-            if self._origin.scheme == "http":
-                return connection
-            self._tls = self._tls or _verifying_context()
-            return self._tls.wrap_socket(connection, server_hostname=self._origin.host)
-        except OSError as error:
-            raise Fault(_connect_outcome(error), _text(error)) from error
+            return self._dial(self._origin, self._timeouts.connect_s)
+        except (OSError, UnicodeError) as error:
+            raise Fault(dial_outcome(error), error_text(error)) from error
 
-    def _read(self, attempt: _Attempt, connection: socket.socket, intended_ns: int) -> bool:
+    def _read(self, attempt: _Attempt, wire: Wire, intended_ns: int) -> bool:
         """Reads until the answer is complete (True) or the server closes early (False)."""
-        reader, reply = attempt.reader, attempt.reply
+        reader = attempt.reader
         while not reader.complete:
-            limit_ns, outcome = self._limit(reply, intended_ns)
-            left_s = (limit_ns - self._clock()) / 1e9
-            if left_s <= 0:
-                raise Fault(outcome, f"the time limit passed ({outcome})")
+            outcome = self._arm(attempt, wire, intended_ns)
             try:
-                connection.settimeout(left_s)
-                data = connection.recv(READ_BYTES)
+                data = wire.recv(READ_BYTES)
             except TimeoutError as error:
-                raise Fault(outcome, f"the time limit passed ({outcome})") from error
+                raise _too_late(outcome) from error
             except OSError as error:
                 raise _reset(attempt, error) from error
             at_ns = self._clock()
             if not data:
                 if not attempt.got_bytes:
                     raise _reset(attempt, ConnectionResetError("closed before the first byte"))
+                if not reader.has_headers:
+                    raise Fault("truncated", "the answer ended inside its headers")
                 return reader.end_of_stream()
             attempt.got_bytes = True
             _take(attempt, data, at_ns)
         return True
+
+    def _arm(self, attempt: _Attempt, wire: Wire, intended_ns: int) -> Outcome:
+        """Sets how long the next call may take; returns what it is called when it takes longer."""
+        limit_ns, outcome = self._limit(attempt.reply, intended_ns)
+        left_s = (limit_ns - self._clock()) / 1e9
+        if left_s <= 0:
+            raise _too_late(outcome)
+        wire.settimeout(left_s)
+        return outcome
 
     def _limit(self, reply: Reply, intended_ns: int) -> tuple[int, Outcome]:
         """When to give up, and what that is called: the nearest of the token limit and the total one."""
@@ -196,54 +203,34 @@ def _finished(attempt: _Attempt, outcome: Outcome, *, error: str | None, retried
         http_status=attempt.reader.status if attempt.reader.has_headers else None,
         reused_connection=attempt.reused,
         retried=retried,
-        error=None if error is None else error[:ERROR_BYTES_MAX],
+        error=error,
     )
 
 
 def _take(attempt: _Attempt, data: bytes, at_ns: int) -> None:
     try:
         body = attempt.reader.feed(data)
-    except BadResponse as error:
+        if attempt.headers_ns is None and attempt.reader.has_headers:
+            attempt.headers_ns = at_ns
+            attempt.reply.is_stream = _is_event_stream(attempt.reader)
+        if body:
+            attempt.reply.feed(body, at_ns)
+    except (BadResponse, EventTooLarge, ReplyTooLarge) as error:
         raise Fault("bad_payload", str(error)) from error
-    if attempt.headers_ns is None and attempt.reader.has_headers:
-        attempt.headers_ns = at_ns
-        kind = attempt.reader.headers.get("content-type", "")
-        attempt.reply.is_stream = attempt.reader.status == 200 and kind.startswith(EVENT_STREAM)
-    if body:
-        attempt.reply.feed(body, at_ns)
 
 
-def _verifying_context() -> SSLContext:
-    context = SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies the certificate and the host name
-    context.load_default_certs()
-    return context
+def _is_event_stream(reader: ResponseReader) -> bool:
+    coding = reader.headers.get("content-encoding", "identity").lower()
+    if coding != "identity":
+        raise Fault("bad_payload", f"the answer is {coding}-encoded though identity was asked for")
+    return reader.status == 200 and reader.headers.get("content-type", "").lower().startswith(EVENT_STREAM)
+
+
+def _too_late(outcome: Outcome) -> Fault:
+    return Fault(outcome, f"the time limit passed ({outcome})")
 
 
 def _reset(attempt: _Attempt, error: OSError) -> Fault:
     if attempt.got_bytes:
-        return Fault("reset_midstream", _text(error))
-    return Fault("reset_reused" if attempt.reused else "reset_fresh", _text(error))
-
-
-def _connect_outcome(error: OSError) -> Outcome:
-    by_type: tuple[tuple[type[OSError], Outcome], ...] = (
-        (ConnectionRefusedError, "connect_refused"),
-        (TimeoutError, "connect_timeout"),
-        (ssl.SSLError, "tls"),
-        (errors.gaierror, "dns"),
-    )
-    for kind, outcome in by_type:
-        if isinstance(error, kind):
-            return outcome
-    by_number: dict[int | None, Outcome] = {
-        errno.EMFILE: "client_fd",
-        errno.ENFILE: "client_fd",
-        errno.EADDRNOTAVAIL: "client_ports",
-    }
-    return by_number.get(error.errno, "connect_refused")
-
-
-def _text(error: OSError) -> str:
-    """Type, errno and message: an error without a text would hide its cause."""
-    number = f" [errno {error.errno}]" if error.errno is not None else ""
-    return f"{type(error).__name__}{number}: {error.strerror or error or 'no message'}"
+        return Fault("reset_midstream", error_text(error))
+    return Fault("reset_reused" if attempt.reused else "reset_fresh", error_text(error))

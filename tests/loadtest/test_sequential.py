@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.sequential import binomial_at_least, binomial_at_most, design_effect, requests_needed, weigh
+from loadtest.sequential import (
+    binomial_at_least,
+    binomial_at_most,
+    design_effect,
+    requests_needed,
+    upper_bound,
+    weigh,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +37,12 @@ def test_the_requests_needed_are_those_of_the_exact_test(
 @given(n=st.integers(1, 400), k=st.integers(-1, 401), p=st.floats(0.001, 0.999))
 def test_both_tails_cover_everything(n: int, k: int, p: float) -> None:
     assert binomial_at_most(k, n, p) + binomial_at_least(k + 1, n, p) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_the_upper_bound_is_the_share_that_leaves_five_percent_of_doubt() -> None:
+    assert upper_bound(0, 59, confidence=0.95) == pytest.approx(1 - 0.05 ** (1 / 59), abs=1e-8)
+    assert upper_bound(3, 153, confidence=0.95) < 0.05 < upper_bound(3, 152, confidence=0.95)
+    assert upper_bound(5, 5, confidence=0.95) == 1.0
 
 
 def test_one_clean_request_less_than_needed_proves_nothing() -> None:

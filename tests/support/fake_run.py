@@ -35,6 +35,8 @@ class FakeStage:
     preemptions: int = 0
     failing: str | None = None
     failing_share: float = 0.0
+    slow_share: float = 0.0
+    """First tokens of these, the last of each hundred requests, take 3 s."""
     lateness_s: float = 0.001
 
 
@@ -48,8 +50,6 @@ class FakeRun:
     silent_from_s: float | None = None
     """/metrics answers no more from then on, though requests do."""
     dies_at_s: float | None = None
-    finished_elsewhere: int = 0
-    """Requests a second of other clients that the server finishes."""
     thinking_s: float = 0.0
     limits: Limits = field(default_factory=lambda: Limits(ttft_s=2.0))
     loop_lag_s: float = 0.002
@@ -115,6 +115,9 @@ class FakeRun:
             requests=tuple(requests), samples=tuple(samples), events=tuple(events), damage=Damage()
         )
 
+    def _is_dead(self, at_s: float) -> bool:
+        return self.dies_at_s is not None and at_s > self.dies_at_s
+
     def _requests(self, stage: FakeStage, start_s: float, first_seq: int) -> list[RequestRecord]:
         made: list[RequestRecord] = []
         for user in range(stage.users):
@@ -122,7 +125,9 @@ class FakeRun:
             while at_s < start_s + STAGE_S:
                 fails = stage.failing is not None and (len(made) % 100) < stage.failing_share * 100
                 fails |= self._is_dead(at_s + stage.e2e_s)
-                made.append(self._request(stage, at_s, first_seq + len(made), fails=fails))
+                slow = len(made) % 100 >= 100 - stage.slow_share * 100
+                asked = replace(stage, ttft_s=3.0) if slow else stage
+                made.append(self._request(asked, at_s, first_seq + len(made), fails=fails))
                 at_s += stage.e2e_s + self.thinking_s
         return made
 

@@ -43,6 +43,27 @@ def test_waiting_with_cache_and_slots_free_is_the_prefill_wall() -> None:
     assert verdict.observation.wall.name == "prefill"
 
 
+def test_a_preemption_proves_a_full_cache_though_no_look_saw_it_full() -> None:
+    brief = FakeStage(users=33, kv_usage_ratio=0.91, preemptions=2)
+    assert verdict_of(FakeRun(stages=(*HELD, brief))).observation.wall.name == "kv"
+
+
+def test_slots_that_nobody_named_are_recognised_by_a_batch_that_stands_still() -> None:
+    full = FakeStage(users=40, running=20.0, waiting=20.0)
+    verdict = verdict_of(FakeRun(stages=(FakeStage(users=16), full), slots=None))
+    assert verdict.observation.wall.name == "slots"
+    assert "probably" in verdict.observation.wall.evidence
+
+
+def test_slow_and_failed_requests_share_one_allowance() -> None:
+    """4% fail and may, 3% are slow and may: together they break a p95."""
+    limits = Limits(ttft_s=2.0, failures_max_ratio=0.05)
+    failing = FakeStage(users=31, failing="http_5xx", failing_share=0.04)
+    assert verdict_of(FakeRun(stages=(failing,), limits=limits)).n_max == 31
+    both = FakeStage(users=31, failing="http_5xx", failing_share=0.04, slow_share=0.03)
+    assert verdict_of(FakeRun(stages=(both,), limits=limits)).n_max == 0
+
+
 def test_requests_the_engine_does_not_count_are_in_front_of_it() -> None:
     parked = FakeStage(users=31, running=20.0, waiting=1.0)
     verdict = verdict_of(FakeRun(stages=(FakeStage(users=16), parked)))
@@ -90,9 +111,31 @@ def test_a_server_that_restarts_voids_the_run_with_exit_3() -> None:
 
 
 def test_a_server_that_stops_answering_voids_the_run_with_exit_3() -> None:
-    verdict = verdict_of(FakeRun(stages=(*HELD, KV_WALL), silent_from_s=150.0))
+    verdict = verdict_of(FakeRun(stages=(*HELD, KV_WALL), dies_at_s=150.0))
     assert (verdict.status, verdict.exit_code) == ("VOID", 3)
     assert "stopped answering" in verdict.reason
+
+
+def test_a_server_that_dies_is_noticed_without_metrics_too() -> None:
+    run = FakeRun(stages=HELD, with_metrics=False, dies_at_s=90.0)
+    assert verdict_of(run).exit_code == 3
+
+
+def test_metrics_that_fall_silent_while_requests_are_answered_are_no_death() -> None:
+    verdict = verdict_of(FakeRun(stages=HELD, silent_from_s=100.0))
+    assert (verdict.status, verdict.exit_code) == ("INCONCLUSIVE", 4)
+    assert "whether requests waited at 31 users" in verdict.reason
+
+
+def test_silence_above_the_highest_stage_that_held_costs_nothing() -> None:
+    verdict = verdict_of(FakeRun(stages=(*HELD, KV_WALL), silent_from_s=150.0))
+    assert (verdict.status, verdict.n_safe) == ("PASS", 24)
+
+
+def test_users_that_pause_do_not_load_the_server_they_are_counted_for() -> None:
+    verdict = verdict_of(FakeRun(stages=HELD, thinking_s=1.0))
+    assert (verdict.status, verdict.exit_code, verdict.observation.wall.name) == ("VOID", 5, "client")
+    assert "in flight for 24 users" in verdict.reason
 
 
 def test_too_few_requests_are_inconclusive_and_say_how_many_more() -> None:

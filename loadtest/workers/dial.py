@@ -1,0 +1,78 @@
+"""How a connection is opened, and what a failure is called: TCP or TLS with verification, in time."""
+
+from __future__ import annotations
+
+import errno
+import socket as names
+import ssl
+from collections.abc import Callable
+from functools import cache
+from typing import Final, Protocol
+
+from gevent import Timeout, socket
+from gevent.ssl import SSLContext
+
+from loadtest.origin import Origin
+from loadtest.records import Outcome
+
+
+class Wire(Protocol):
+    """What an exchange needs of a socket; a test puts recorded bytes here."""
+
+    def settimeout(self, value: float | None, /) -> None: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def close(self) -> None: ...
+
+
+Dial = Callable[[Origin, float], Wire]
+"""Opens a connection within so many seconds; raises OSError or UnicodeError, see `dial_outcome`."""
+
+_BY_TYPE: Final[tuple[tuple[type[Exception], Outcome], ...]] = (
+    (ConnectionRefusedError, "connect_refused"),
+    (TimeoutError, "connect_timeout"),
+    (ssl.SSLError, "tls"),
+    (names.gaierror, "dns"),
+    (UnicodeError, "dns"),  # a name that cannot be one
+)
+_BY_NUMBER: Final[dict[int | None, Outcome]] = {
+    errno.EMFILE: "client_fd",
+    errno.ENFILE: "client_fd",
+    errno.EADDRNOTAVAIL: "client_ports",
+}
+
+
+def dial(origin: Origin, timeout_s: float) -> socket.socket:
+    """A connected socket. The limit covers the name, the connection and the TLS handshake together."""
+    with Timeout(timeout_s, TimeoutError(f"no connection within {timeout_s:g} s")):
+        connection = socket.create_connection((origin.host, origin.port))
+        try:
+            connection.setsockopt(names.IPPROTO_TCP, names.TCP_NODELAY, 1)
+            if origin.scheme == "http":
+                return connection
+            return _verifying_context().wrap_socket(connection, server_hostname=origin.host)
+        except BaseException:
+            connection.close()
+            raise
+
+
+def dial_outcome(error: OSError | UnicodeError) -> Outcome:
+    """The outcome of a request that got no connection; an unreachable host counts as refused."""
+    for kind, outcome in _BY_TYPE:
+        if isinstance(error, kind):
+            return outcome
+    return _BY_NUMBER.get(getattr(error, "errno", None), "connect_refused")
+
+
+def error_text(error: Exception) -> str:
+    """Type, errno and message: an error without a text would hide its cause."""
+    number = getattr(error, "errno", None)
+    shown = f" [errno {number}]" if number is not None else ""
+    return f"{type(error).__name__}{shown}: {getattr(error, 'strerror', None) or error or 'no message'}"
+
+
+@cache
+def _verifying_context() -> SSLContext:
+    context = SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies the certificate and the host name
+    context.load_default_certs()
+    return context
