@@ -39,11 +39,14 @@ class LoadRun:
         self._collector = start_collector(run)
         self._ended = False
         self._is_over = False
+        self._target: Target | None = None
         self._write("run_start", {"stages": len(stages)})
 
     def target(self, elapsed_s: float) -> Target | None:
         """What the load should be now; a stage that begins becomes a row. None when the plan is over."""
-        target = users_at(self._stages, elapsed_s)
+        if self._ended:  # Locust's ramp ticks on while the load is being stopped
+            return self._target
+        target = self._target = users_at(self._stages, elapsed_s)
         self._is_over = target is None
         if target is not None and target.stage.index != self._stage_index:
             self._stage_index = target.stage.index

@@ -103,10 +103,11 @@ def _concurrency(axes: Axes, verdict: Verdict) -> None:
         _line(axes, float(prediction.n_guaranteed), f"guaranteed {prediction.n_guaranteed}", GREEN, left=True)
         _line(axes, prediction.n_saturation, f"saturation {prediction.n_saturation:.1f}", RED)
     if verdict.n_safe:
-        _line(axes, float(verdict.n_safe), f"signed {verdict.n_safe}", BLUE)
+        word = "signed" if verdict.status == "PASS" else "N_safe"
+        _line(axes, float(verdict.n_safe), f"{word} {verdict.n_safe}", BLUE)
     axes.set_xticks(list(at), [f"{stage.users} users" for stage in stages])
     axes.set_ylabel("requests")
-    axes.margins(x=0.03)
+    axes.set_xlim(-0.5, len(stages) - 0.5)
     axes.set_ylim(top=1.08 * axes.get_ylim()[1])
     axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
 

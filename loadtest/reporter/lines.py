@@ -39,7 +39,7 @@ def observed(observation: Observation) -> str:
         return "nothing: no stage lasted beyond its settling time"
     held = f"{observation.n_max} held" if observation.n_max else "no stage held"
     if broken is None:
-        return f"{held}   (no wall: every stage held, the limit lies higher)"
+        return f"{held}   (no wall: {observation.wall.evidence})"
     verb = "preempts" if broken.preemptions else "does not hold"
     odd = "" if observation.is_monotone else "; a higher stage held again"
     return (

@@ -74,6 +74,8 @@ class StageObservation:
     running_max: float | None
     waiting_mean: float | None
     waiting_median: float | None
+    queue_from: float
+    """Waiting requests in the median that are a queue: more than come within two engine steps anyway."""
     kv_usage_mean_ratio: float | None
     kv_usage_max_ratio: float | None
     preemptions: float | None
@@ -101,6 +103,11 @@ class StageObservation:
     @property
     def held(self) -> bool:
         return not self.faults
+
+    @property
+    def is_fully_seen(self) -> bool:
+        """False where the server did not show what could have broken the stage unseen."""
+        return self.preemptions is not None and self.waiting_median is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -211,10 +211,16 @@ def _row(stage: StageObservation, *, is_limit: bool) -> Row:
             _shown(stage.ttft.p95_s * 1000 if stage.ttft else None, "{:,.0f} ms"),
             _shown(stage.tpot.p95_s * 1000 if stage.tpot else None, "{:,.1f} ms"),
             f"{stage.output_tokens_per_s:,.0f}",
-            "held" if stage.held else "; ".join(stage.faults),
+            _held(stage),
         ),
         is_limit=is_limit,
     )
+
+
+def _held(stage: StageObservation) -> str:
+    if not stage.held:
+        return "; ".join(stage.faults)
+    return "held" if stage.is_fully_seen else "held, as far as seen"
 
 
 def _shown(value: float | None, pattern: str) -> str:

@@ -15,12 +15,12 @@ from typing import Any, Final
 from loadtest.records import RequestRecord, Sample
 from loadtest.reporter.observation import Observation, Quantiles, StageObservation, Wall, Window
 from loadtest.reporter.stages import (
-    QUEUE_REQUESTS,
     allowed_ratio,
     failed,
     in_flight_mean,
     load_reached,
     quantile,
+    queue_from,
     series,
     windows,
 )
@@ -83,8 +83,10 @@ def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limi
     usage = _values(engine, "kv_usage_ratio", window)
     done = [r for r in rows.requests if r.succeeded and window.settled_ns <= r.done_ns < window.end_ns]
     looks = [s for s in engine if window.settled_ns <= s.at_ns < window.end_ns]
+    tpot = _quantiles([r.tpot_s for r in good])
     facts: dict[str, Any] = {
         "users": window.users,
+        "queue_from": queue_from(len(done) / window.window_s, tpot.p50_s if tpot else 0.0),
         "in_flight_mean": in_flight_mean(rows.requests, window),
         "preemptions": _preemptions(engine, window),
         "waiting_median": median(waiting) if waiting else None,
@@ -106,7 +108,7 @@ def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limi
         looks_in_vain=sum(sample.gap is not None for sample in looks),
         cancelled=len(started) - len(cohort),
         ttft=_quantiles([r.ttft_s for r in good]),
-        tpot=_quantiles([r.tpot_s for r in good]),
+        tpot=tpot,
         e2e=_quantiles([r.e2e_s for r in good]),
         requests_per_s=len(done) / window.window_s,
         output_tokens_per_s=sum(r.output_tokens or 0 for r in done) / window.window_s,
@@ -140,7 +142,7 @@ def _faults(facts: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
     bad, lost = sum(facts["violations"]), failed(facts["outcomes"])
     if preemptions:
         faults.append(f"{preemptions:.0f} preemptions")
-    if waiting is not None and waiting >= QUEUE_REQUESTS:
+    if waiting is not None and waiting >= facts["queue_from"]:
         faults.append(f"a queue: {waiting:.0f} requests waiting in the median")
     if bad > allowed_ratio(limits) * requests:
         share = 1 - bad / requests

@@ -78,3 +78,12 @@ def failed(outcomes: Mapping[str, int]) -> int:
 def load_reached(users: int, in_flight: float, outcomes: Mapping[str, int]) -> bool:
     """Did the users that were set load the server? One who pauses after a failure is excused."""
     return in_flight >= LOAD_REACHED_RATIO * users or failed(outcomes) > 0
+
+
+def queue_from(requests_per_s: float, step_s: float) -> float:
+    """How many waiting requests in the median are a queue.
+
+    A request that comes while a step runs is seen waiting until the next one begins, on any server. Only
+    more than what comes within two steps (TPOT is the length of one), and at least one, waits for room.
+    """
+    return max(QUEUE_REQUESTS, 2 * requests_per_s * step_s)

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Final
 
 from loadtest.reporter.observation import ClientHealth, StageObservation, Wall, Window
-from loadtest.reporter.stages import QUEUE_REQUESTS, in_flight_counter, load_reached, quantile
+from loadtest.reporter.stages import in_flight_counter, load_reached, quantile
 from loadtest.results import RunRows
 
 SEND_LATENESS_S: Final = 0.020
@@ -75,7 +75,9 @@ def name_wall(stages: Sequence[StageObservation], broken: StageObservation | Non
         return Wall(name="none", evidence="no stage was judged")
     if broken is None:
         top = max(stages, key=lambda stage: stage.users)
-        return Wall(name="none", evidence=f"every stage held, up to {top.users} users: the limit lies higher")
+        seen = "" if all(stage.is_fully_seen for stage in stages) else ", as far as the server shows"
+        evidence = f"every stage held{seen}, up to {top.users} users: the limit lies higher"
+        return Wall(name="none", evidence=evidence)
     if not load_reached(broken.users, broken.in_flight_mean, broken.outcomes):
         evidence = (
             f"only {broken.in_flight_mean:.1f} requests were in flight for {broken.users} users: the load "
@@ -108,7 +110,7 @@ def _engine_wall(broken: StageObservation, slots: int | None) -> Wall:
     # An engine preempts for one reason only: no free block. A look each second may miss the moment.
     if broken.preemptions:
         return Wall(name="kv", evidence=f"{broken.preemptions:.0f} preemptions {at}{full}")
-    if waiting is None or waiting < QUEUE_REQUESTS:
+    if waiting is None or waiting < broken.queue_from:
         quiet = "" if waiting is None else ", without a queue"
         return Wall(name="slo", evidence=f"{'; '.join(broken.faults)} {at}{quiet}")
     if slots is not None and running is not None and running >= SLOTS_FULL_RATIO * slots:

@@ -52,16 +52,14 @@ class ChatUser(User):
             raise StopUser from error
         finally:
             desk.in_flight -= 1
+        if exchange.stopped_by is not None:
+            raise exchange.stopped_by
         self._tell_locust(record)
-        if record.outcome == "client_cancel":
-            raise StopUser
         if not record.succeeded:
             sleep(desk.scenario.failure_pause_s)
 
     def _tell_locust(self, record: RequestRecord) -> None:
         """Locust's page shows our times: its own would end at the headers."""
-        if record.outcome == "client_cancel":
-            return
         desk, fire = self.desk, self.environment.events.request.fire
         if record.succeeded and record.ttft_s is not None:
             fire(

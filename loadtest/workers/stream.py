@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gevent import GreenletExit
@@ -43,6 +43,8 @@ class Exchange:
     reused_connection: bool
     retried: bool
     error: str | None
+    stopped_by: BaseException | None = None
+    """What cancelled it; to be raised again once the row is written."""
 
 
 class Fault(Exception):  # noqa: N818  (reads as what happened)
@@ -100,9 +102,11 @@ class Connection:
             self.close()
             outcome = fault.outcome if attempt.reply.error is None else "stream_error"
             return _finished(attempt, outcome, error=attempt.reply.error or str(fault), retried=retried)
-        except GreenletExit:  # Locust stops this user; what was seen so far is still a row
+        except (GreenletExit, KeyboardInterrupt) as stop:
+            # Locust stops this user, or Ctrl-C came while it ran: what was seen so far is still a row
             self.close()
-            return _finished(attempt, "client_cancel", error="the run ended first", retried=retried)
+            done = _finished(attempt, "client_cancel", error="the run ended first", retried=retried)
+            return replace(done, stopped_by=stop)
         return _finished(attempt, outcome, error=None, retried=retried)
 
     def close(self) -> None:

@@ -57,6 +57,12 @@ def test_many_violations_are_bad_and_some_are_unknown() -> None:
     assert weigh([i % 20 == 0 for i in range(600)], q=0.05).answer == "unknown"
 
 
+def test_one_violation_among_few_condemns_nobody() -> None:
+    assert weigh([True], q=0.05).answer == "unknown"
+    assert weigh([True, False, False], q=0.05).answer == "unknown"
+    assert weigh([True] * 8, q=0.05).answer == "bad"
+
+
 def test_nothing_is_known_from_nothing() -> None:
     assert weigh([], q=0.05).answer == "unknown"
 

@@ -141,7 +141,9 @@ def test_every_request_of_a_clean_run_succeeded_with_the_planned_tokens(signed: 
 def test_the_signed_number_is_the_guarantee_less_the_buffer(signed: SignedRun) -> None:
     report = json.loads(signed.folder.report_path("json").read_text(encoding="utf-8"))
     assert report["n_safe"] == 24  # floor(0.8 x 31)
-    assert report["observation"]["wall"]["name"] == "kv"
     assert signed.exit_code == report["exit_code"]
-    # a slow machine answers too few requests for a proof; it must then say so, and nothing else
-    assert report["status"] in ("PASS", "INCONCLUSIVE"), signed.out
+    if report["status"] == "VOID":  # two cores for server and client may be too few, and that must be said
+        assert report["observation"]["wall"]["name"] == "client", signed.out
+    else:  # a slow machine may answer too few requests for a proof, and that must be said too
+        assert report["status"] in ("PASS", "INCONCLUSIVE"), signed.out
+        assert report["observation"]["wall"]["name"] == "kv"

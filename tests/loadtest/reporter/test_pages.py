@@ -120,6 +120,9 @@ def test_what_is_not_known_is_said_and_nothing_unseen_is_drawn() -> None:
     blind = html_of(FakeRun(stages=RUN.stages, with_metrics=False))
     assert "whether requests were preempted" in blind
     assert "not seen" in blind
+    assert "held, as far as seen" in blind
+    assert "held, as far as the server shows, up to 61 users" in blind
+    assert "signed 24" not in blind
     legend = {text for text in ("users set", "in flight", "running", "waiting") if f">{text}</text>" in blind}
     assert legend == {"users set", "in flight"}
 

@@ -197,6 +197,10 @@ def test_the_buffer_is_exact_where_floats_are_not(limit: float, safe: int) -> No
     assert safe_limit(limit) == safe
 
 
+def test_any_buffer_is_exact() -> None:
+    assert safe_limit(10, buffer_ratio=0.9) == 1  # 10 x (1 - 0.9) is 0.99... in floats
+
+
 def test_limits_that_are_not_known_do_not_count() -> None:
     assert safe_limit(None, 50, None, 40.0) == 32
     assert safe_limit(None, None) == 0
