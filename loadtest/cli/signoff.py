@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from estimator.spec import SpecError
+from loadtest.cli.engine_flags import engine_flags, estimate_from
 from loadtest.conductor.signoff import SignoffRequest, sign_off
 from loadtest.reporter.lines import five_lines
 from loadtest.reporter.report import write_report
@@ -19,17 +21,35 @@ PATH = click.Path(path_type=Path)
 @click.command()
 @click.option("--scenario", type=PATH, required=True, help="What to send, how much, and what is good.")
 @click.option("--host", help="Base URL of the server; without it a simulated one stands in.")
-@click.option("--engine", type=click.Choice(["vllm", "lmdeploy"]), default="vllm", show_default=True)
 @click.option("--model", help="Served model name; needed only when the server serves several.")
-@click.option(
-    "--max-num-seqs", type=click.IntRange(min=1), help="The server's own limit of requests at once."
-)
+@click.option("--model-config", help="With --gpu: predict from this model (config.json, folder or name) too.")
+@engine_flags
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Load workers.")
 @click.option("--runs-dir", "runs_root", type=PATH, default=Path("runs"), show_default=True)
-def signoff(scenario: Path, **options: Any) -> None:
-    """Predict, load, observe and sign, in one run."""
-    request = SignoffRequest(scenario=read_scenario(scenario), pool=None, **options)
-    folder = sign_off(request, say=lambda line: click.echo(line, err=True))
+def signoff(**options: Any) -> None:
+    """Predict, load, observe and sign, in one run. The flags are those the server was started with."""
+    folder = sign_off(requested(options), say=lambda line: click.echo(line, err=True))
     verdict = write_report(folder)
     click.echo("\n".join(five_lines(verdict, str(folder.report_path("html")))))
     sys.exit(verdict.exit_code)
+
+
+def requested(options: dict[str, Any]) -> SignoffRequest:
+    """Raises PlainError when the scenario, the model or the GPU cannot be used."""
+    scenario = read_scenario(options["scenario"])
+    model, gpu = options["model_config"], options["gpu"]
+    if (model is None) != (gpu is None):
+        raise SpecError("give both --model-config and --gpu to predict from them, or neither")
+    estimate = None if model is None else estimate_from(model, options, scenario.workload)
+    slots = options["max_num_seqs"]
+    return SignoffRequest(
+        scenario=scenario,
+        host=options["host"],
+        engine=options["engine"],
+        model=options["model"],
+        max_num_seqs=slots or (None if estimate is None else estimate.budget.limits.max_num_seqs),
+        max_model_len=options["max_model_len"],
+        pool=None if estimate is None else estimate.pool,
+        processes=options["processes"],
+        runs_root=options["runs_root"],
+    )

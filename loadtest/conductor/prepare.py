@@ -121,6 +121,7 @@ def _prediction(request: RunRequest, facts: ServerFacts, served: ServedModel) ->
             f"{served.max_model_len} (max_model_len): shorten input_tokens or output_tokens"
         )
     shown = kv_pool_from_metrics(facts.reading, max_model_len) if facts.reading else None
+    _require_same_pool(shown, request.pool)
     pool = shown or request.pool
     if pool is None:
         return None
@@ -130,6 +131,20 @@ def _prediction(request: RunRequest, facts: ServerFacts, served: ServedModel) ->
         max_model_len=max_model_len or longest_tokens,
         slots=request.max_num_seqs,
     )
+
+
+def _require_same_pool(shown: KvPool | None, computed: KvPool | None) -> None:
+    """Flags that leave another block size than the server has describe another server.
+
+    The number of blocks may differ: it depends on memory that is known to a range only.
+    """
+    if shown is None or computed is None:
+        return
+    if shown.block_size_tokens != computed.block_size_tokens:
+        raise PreflightError(
+            f"the server's KV blocks hold {shown.block_size_tokens} tokens, the flags given here make "
+            f"{computed.block_size_tokens}: name the flags the server was started with (--block-size)"
+        )
 
 
 def _reserve_file_descriptors(users: int) -> None:

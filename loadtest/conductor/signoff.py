@@ -39,7 +39,9 @@ class SignoffRequest:
     engine: EngineName
     model: str | None
     max_num_seqs: int | None
+    max_model_len: int | None
     pool: KvPool | None
+    """Computed from model and GPU, when a person named them."""
     processes: int
     runs_root: Path
 
@@ -65,9 +67,13 @@ def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[
             runs_root=request.runs_root,
             model=request.model,
             max_num_seqs=slots,
+            max_model_len=request.max_model_len,
             pool=request.pool,
         )
     )
+    if request.pool is not None and run.prediction is not None and run.prediction.pool != request.pool:
+        shown = run.prediction.pool.blocks
+        say(f"model and GPU make {request.pool.blocks:,} KV blocks, the server has {shown:,}")
     minutes = sum(stage.hold_s for stage in run.manifest.stages) / 60
     say(f"{run.manifest.model} at {host}: {len(run.manifest.stages)} stages, {minutes:.1f} minutes")
     run_load(run, processes=request.processes, say=say)

@@ -265,7 +265,7 @@ def _method(verdict: Verdict) -> list[str]:
     evidence, observation = verdict.evidence, verdict.observation
     return [
         "A stage held when its users were really in flight, nothing was preempted, no queue stood (median "
-        "waiting below 1), "
+        "waiting below 1, or below what comes within two engine steps), "
         f"{observation.percentile:g}% of its requests kept every limit and at most "
         f"{observation.limits.failures_max_ratio:.0%} failed. N_max is the highest stage that held with all "
         "below it.",

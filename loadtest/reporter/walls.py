@@ -26,12 +26,8 @@ def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
         if sample.source == "client"
         and any(window.settled_ns <= sample.at_ns < window.end_ns for window in windows)
     ]
-    late = sorted(
-        request.send_lateness_s
-        for request in rows.requests
-        if request.send_lateness_s is not None
-        and any(window.settled_ns <= request.intended_ns < window.end_ns for window in windows)
-    )
+    started = [r for w in windows for r in rows.requests if w.settled_ns <= r.intended_ns < w.end_ns]
+    late = sorted(lateness_s for r in started if (lateness_s := r.send_lateness_s) is not None)
     lags = [s.signals["client_loop_lag_max_s"] for s in inside if "client_loop_lag_max_s" in s.signals]
     cpus = [s.signals["client_cpu_ratio"] for s in inside if "client_cpu_ratio" in s.signals]
     lateness_s = quantile(late, 0.99) if late else None
