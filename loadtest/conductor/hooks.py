@@ -153,6 +153,8 @@ class Hooks:
         """Before Locust stops the users of this process, or of the crew."""
         if self._lead is not None:
             self._lead.load_ended()
+        if self._station is not None:
+            self._station.turn_away()
         if not self._draining:
             self._environment.stop_timeout = self._asked_stop_timeout_s
         if self._crew is not None:

@@ -49,8 +49,12 @@ class Station:
         self._greenlets = [gevent.spawn(self._probe), gevent.spawn(self._beat)]
         reception.open(self._desk)
 
-    def close(self) -> None:
+    def turn_away(self) -> None:
+        """No desk for users that come now: a master that loses a worker sends its users to another one."""
         reception.close()
+
+    def close(self) -> None:
+        self.turn_away()
         gevent.killall(self._greenlets)
         for rows in (self._desk.rows, self._samples):
             rows.sync()
