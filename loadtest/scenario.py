@@ -170,7 +170,9 @@ def scenario_body(scenario: Scenario) -> dict[str, Any]:
 
 
 def _sentence(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    # a mistyped key is also a missing one: the first says more
+    first = next((one for one in found if one["type"] == "unexpected_keyword_argument"), found[0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "unexpected_keyword_argument":
         known = _keys_beside(first["loc"])

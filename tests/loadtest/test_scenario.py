@@ -63,6 +63,13 @@ def test_a_wrong_key_is_named_with_its_fix(changes: dict[str, Any], sentence: st
     assert "\n" not in str(caught.value)
 
 
+def test_a_mistyped_key_is_named_before_the_key_it_leaves_missing() -> None:
+    body = a_body()
+    body["stagse"] = body.pop("stages")
+    with pytest.raises(ScenarioError, match="did you mean 'stages'"):
+        parse_scenario(body)
+
+
 def test_a_missing_key_is_named() -> None:
     body = a_body()
     del body["input_tokens"]
