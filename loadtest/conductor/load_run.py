@@ -14,11 +14,11 @@ from typing import Final
 
 from loadtest.conductor.plan import Target, users_at
 from loadtest.conductor.prepare import PreparedRun
+from loadtest.conductor.processes import end_process
 from loadtest.records import Event, EventKind
 from loadtest.results import finalise
 from loadtest.run_folder import PlannedStage, RunState
 
-COLLECTOR_STOP_S: Final = 5.0
 FOREVER_S: Final = 366 * 24 * 3600.0
 
 
@@ -76,7 +76,7 @@ class LoadRun:
 
     def close(self) -> None:
         """After the last request: ends the collector, then folds the rows. Raises PlainError or OSError."""
-        stop_collector(self._collector)
+        end_process(self._collector)
         self.load_ended()
         state: RunState = "complete" if self.is_complete else "interrupted"
         self._events.sync()
@@ -106,14 +106,3 @@ def start_collector(run: PreparedRun) -> subprocess.Popen[bytes]:
     command += ["--target", run.manifest.host, "--engine", run.manifest.engine]
     with run.folder.log_path("collector").open("wb") as log:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)  # noqa: S603
-
-
-def stop_collector(collector: subprocess.Popen[bytes]) -> None:
-    collector.terminate()
-    try:
-        collector.wait(timeout=COLLECTOR_STOP_S)
-    except subprocess.TimeoutExpired:
-        collector.kill()
-        collector.wait()
-    if collector.stdin is not None:
-        collector.stdin.close()

@@ -19,6 +19,7 @@ from estimator.errors import EXIT_UNREACHABLE
 from estimator.spec import EngineName
 from estimator.twin.profile import read_profile
 from loadtest.conductor.prepare import PreflightError, PreparedRun, RunRequest, prepare_run
+from loadtest.conductor.processes import STOP_S, end_process
 from loadtest.origin import parse_origin
 from loadtest.records import Event
 from loadtest.row_file import Damage, read_rows
@@ -26,7 +27,6 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 
 LOCUSTFILES: Final = {"vllm": "qwen.py", "lmdeploy": "qwen_lmdeploy.py"}
-TWIN_STOP_S: Final = 5.0
 POLL_S: Final = 0.5
 
 
@@ -99,28 +99,17 @@ def running_twin(profile: str) -> Iterator[str]:
             assert twin.stdout is not None
             ready = twin.stdout.readline()
             if not ready.startswith("twin ready on "):
-                twin.wait(timeout=TWIN_STOP_S)
+                twin.wait(timeout=STOP_S)
                 errors.seek(0)
                 raise PreflightError(_last_line(errors.read()) or "the simulated server did not start")
             yield ready.split()[3]
         finally:
-            assert twin.stdin is not None
-            twin.stdin.close()
-            _end(twin)
+            end_process(twin)
 
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1] if lines else ""
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=TWIN_STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def run_load(run: PreparedRun, *, processes: int, say: Callable[[str], None]) -> None:
@@ -147,7 +136,7 @@ def run_load(run: PreparedRun, *, processes: int, say: Callable[[str], None]) ->
         locust.wait(timeout=30)
     finally:
         if locust.poll() is None:
-            _end(locust)
+            end_process(locust)
     if not run.folder.events_path.is_file():
         words = _last_line(log.read_text(encoding="utf-8", errors="replace"))
         raise PreflightError(words or f"Locust did not start; see {log}", exit_code=EXIT_UNREACHABLE)

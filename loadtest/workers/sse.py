@@ -23,7 +23,7 @@ _TEXT_FIELDS: Final = ("content", "reasoning", "reasoning_content")
 
 
 class EventTooLarge(ValueError):  # noqa: N818  (reads as what happened)
-    """The server sent more than EVENT_BYTES_MAX without ending an event."""
+    """The server sent more than the reader's limit without ending an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,10 @@ class ServerEvent:
 class EventReader:
     """Cuts a byte stream into events; feeding it byte by byte or at once gives the same events."""
 
-    __slots__ = ("_data", "_first_line", "_held_bytes", "_name", "_partial", "_skip_lf")
+    __slots__ = ("_bytes_max", "_data", "_first_line", "_held_bytes", "_name", "_partial", "_skip_lf")
 
-    def __init__(self) -> None:
+    def __init__(self, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
+        self._bytes_max = event_bytes_max
         self._partial = bytearray()
         self._held_bytes = 0
         self._data: list[bytes] = []
@@ -60,8 +61,8 @@ class EventReader:
             self._partial = bytearray(next_line)
             if event is not None:
                 events.append(event)
-        if self._held_bytes + len(self._partial) > EVENT_BYTES_MAX:
-            raise EventTooLarge(f"an event of more than {EVENT_BYTES_MAX} bytes")
+        if self._held_bytes + len(self._partial) > self._bytes_max:
+            raise EventTooLarge(f"an event of more than {self._bytes_max} bytes")
         return events
 
     def _line(self, line: bytes) -> ServerEvent | None:
