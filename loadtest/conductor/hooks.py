@@ -7,6 +7,7 @@ the workers where it is. Files, sockets and threads are opened then, never befor
 from __future__ import annotations
 
 import gc
+import signal
 import sqlite3
 import sys
 from argparse import Namespace
@@ -92,6 +93,8 @@ class Hooks:
         if environment.parsed_options is not None:
             self._asked_users = environment.parsed_options.num_users
         self._asked_stop_timeout_s = environment.stop_timeout or 0.0
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt_main)
         if isinstance(runner, WorkerRunner):
             self._member = Member(runner, opened=self._take_station, stops=self._stops_as_told)
             return
@@ -219,3 +222,11 @@ class Hooks:
     def _complain(self, sentence: str, exit_code: int) -> None:
         print(f"ullage: {sentence}", file=sys.stderr, flush=True)
         self._environment.process_exit_code = exit_code
+
+
+def _interrupt_main(*_: Any) -> None:
+    """Ctrl-C goes to Locust's main greenlet, which stops the load; Python would hit whichever user runs."""
+    hub = gevent.get_hub()
+    if gevent.getcurrent() is hub.parent:
+        raise KeyboardInterrupt
+    hub.loop.run_callback_threadsafe(hub.parent.throw, KeyboardInterrupt)
