@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -133,22 +134,23 @@ class TwinServer:
         wire = StreamWire(ask, answer_id=answer_id, model=model, created_s=int(time.time()))
         role = wire.role()
         open_choices = dict(enumerate(tickets))
-        while open_choices:
-            await _news(tickets)
-            for index, ticket in list(open_choices.items()):
-                first = ticket.taken_tokens
-                fresh = ticket.take()
-                if not fresh:
-                    continue
-                if role:
-                    await response.write(role)
-                    role = b""
-                if ticket.finished:
-                    del open_choices[index]
-                chunk = wire.tokens(index, text_of(first, fresh), first + fresh, last=ticket.finished)
-                await response.write(chunk)
-        await response.write(wire.end([ticket.taken_tokens for ticket in tickets]))
-        await response.write_eof()
+        with contextlib.suppress(ConnectionResetError):  # the client is gone: its requests are withdrawn
+            while open_choices:
+                await _news(tickets)
+                for index, ticket in list(open_choices.items()):
+                    first = ticket.taken_tokens
+                    fresh = ticket.take()
+                    if not fresh:
+                        continue
+                    if role:
+                        await response.write(role)
+                        role = b""
+                    if ticket.finished:
+                        del open_choices[index]
+                    chunk = wire.tokens(index, text_of(first, fresh), first + fresh, last=ticket.finished)
+                    await response.write(chunk)
+            await response.write(wire.end([ticket.taken_tokens for ticket in tickets]))
+            await response.write_eof()
         return response
 
     async def _whole(self, ask: Ask, answer_id: str, tickets: Sequence[Ticket]) -> web.Response:
