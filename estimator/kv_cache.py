@@ -6,10 +6,10 @@ the block against vLLM's own answers (tests/estimator/test_oracle.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from estimator.spec import CacheLayer, Lengths, Workload, heads_on_rank
+from estimator.spec import CacheLayer, Lengths, UnsupportedModel, Workload, heads_on_rank
 from estimator.units import ceil_div
 
 _SHARES = tuple((i + 0.5) / 64 for i in range(64))
@@ -22,6 +22,17 @@ class KvFormat:
 
     bits: int
     scale_bytes: int = 0
+
+
+def known_format(formats: Mapping[str, KvFormat], kv_cache_dtype: str, engine: str) -> KvFormat:
+    """The format an engine stores `kv_cache_dtype` in; raises UnsupportedModel with those it has."""
+    known = formats.get(kv_cache_dtype)
+    if known is None:
+        raise UnsupportedModel(
+            f"not yet supported: --kv-cache-dtype {kv_cache_dtype} with {engine}; "
+            f"use one of {', '.join(formats)}"
+        )
+    return known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from estimator.kv_cache import KvFormat, bytes_per_block
+from estimator.kv_cache import KvFormat, bytes_per_block, known_format
 from estimator.memory import KV_CACHE, EngineLimits, KvBudget, Ledger, Line, settle, whole_bytes
 from estimator.spec import EngineSpec, GpuSpec, Interval, ModelSpec, SpecError, UnsupportedModel
 from estimator.units import GIB, MIB, format_bytes
@@ -87,13 +87,7 @@ def limits(model: ModelSpec, gpu: GpuSpec, engine: EngineSpec) -> EngineLimits:
 
 def kv_format(kv_cache_dtype: str) -> KvFormat:
     """Raises UnsupportedModel for a format TurboMind does not store a KV cache in."""
-    known = KV_FORMATS.get(kv_cache_dtype)
-    if known is None:
-        raise UnsupportedModel(
-            f"not yet supported: --kv-cache-dtype {kv_cache_dtype} with LMDeploy; "
-            f"use one of {', '.join(KV_FORMATS)}"
-        )
-    return known
+    return known_format(KV_FORMATS, kv_cache_dtype, "LMDeploy")
 
 
 def kv_budget(model: ModelSpec, gpu: GpuSpec, engine: EngineSpec, weights: Weights) -> KvBudget:

@@ -25,10 +25,3 @@ def format_bytes(count_bytes: float) -> str:
         if size >= scale:
             return f"{sign}{size / scale:,.2f} {unit}"
     return f"{sign}{size:,.0f} B"
-
-
-def format_seconds(duration_s: float) -> str:
-    """Seconds for a reader: 0.0123 -> '12 ms', 1.5 -> '1.50 s'."""
-    if abs(duration_s) < 1.0:
-        return f"{duration_s * 1000:.0f} ms" if abs(duration_s) >= 0.01 else f"{duration_s * 1000:.1f} ms"
-    return f"{duration_s:.2f} s"

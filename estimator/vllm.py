@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from estimator.kv_cache import KvFormat, bytes_per_block, held_blocks
+from estimator.kv_cache import KvFormat, bytes_per_block, held_blocks, known_format
 from estimator.memory import KV_CACHE, LEFT_FREE, EngineLimits, KvBudget, Ledger, Line, settle, whole_bytes
-from estimator.spec import EngineSpec, GpuSpec, Interval, ModelSpec, SpecError, UnsupportedModel
+from estimator.spec import EngineSpec, GpuSpec, Interval, ModelSpec, SpecError
 from estimator.units import GIB, format_bytes
 from estimator.weights import Weights, buffer_bytes
 
@@ -89,13 +89,7 @@ def _batch_defaults(gpu: GpuSpec, usage: Usage) -> tuple[int, int]:
 
 def kv_format(kv_cache_dtype: str) -> KvFormat:
     """Raises UnsupportedModel for a format whose pages are not proven."""
-    known = KV_FORMATS.get(kv_cache_dtype)
-    if known is None:
-        raise UnsupportedModel(
-            f"not yet supported: --kv-cache-dtype {kv_cache_dtype} with vLLM; "
-            f"use one of {', '.join(KV_FORMATS)}"
-        )
-    return known
+    return known_format(KV_FORMATS, kv_cache_dtype, "vLLM")
 
 
 def block_bytes(model: ModelSpec, engine: EngineSpec, block_size: int) -> int:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from estimator.capacity import KvPool, vllm_headline
+from estimator.vllm import NULL_BLOCKS
 from loadtest.collector.engine_metrics import EngineReading
-
-NULL_BLOCKS: Final = 1
-"""vLLM keeps block 0 as the null block and counts it in num_gpu_blocks."""
 
 
 def kv_pool_from_metrics(reading: EngineReading, max_model_len: int | None) -> KvPool | None:

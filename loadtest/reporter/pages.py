@@ -14,6 +14,7 @@ from loadtest.reporter.charts import draw_charts
 from loadtest.reporter.lines import client, gap, observed, predicted, signed
 from loadtest.reporter.observation import StageObservation
 from loadtest.reporter.plain import markdown_cell, one_line
+from loadtest.reporter.stages import failed
 from loadtest.reporter.verdict import BUFFER_RATIO, Verdict
 from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S, PARKED_RATIO, SEND_LATENESS_S
 from loadtest.run_folder import Manifest
@@ -197,7 +198,6 @@ def _attribution(verdict: Verdict) -> list[str]:
 
 
 def _row(stage: StageObservation, *, is_limit: bool) -> Row:
-    failed = stage.requests - sum(stage.outcomes.get(name, 0) for name in ("ok", "short_eos"))
     return Row(
         cells=(
             str(stage.users),
@@ -207,7 +207,7 @@ def _row(stage: StageObservation, *, is_limit: bool) -> Row:
             _shown(stage.kv_usage_max_ratio, "{:.0%}"),
             _shown(stage.preemptions, "{:.0f}"),
             str(stage.requests),
-            str(failed),
+            str(failed(stage.outcomes)),
             _shown(stage.ttft.p95_s * 1000 if stage.ttft else None, "{:,.0f} ms"),
             _shown(stage.tpot.p95_s * 1000 if stage.tpot else None, "{:,.1f} ms"),
             f"{stage.output_tokens_per_s:,.0f}",
