@@ -1,10 +1,11 @@
-"""KvPool + Workload -> Prediction: how many requests fit, by four definitions that are never mixed.
+"""KvPool + Workload -> Prediction: how many requests fit, by definitions that are never mixed.
 
-N_guaranteed  every request at its longest still fits: floor(usable blocks / longest held). No preemption.
+N_guaranteed  every request at its worst moment still fits: no preemption can occur.
+N_sustained   in a closed loop, the chance of any preemption in an hour is at most 1% (sustained.py).
 N_saturation  mean running when the pool is full: usable blocks / mean held. Above it requests only queue.
 N_slots       max_num_seqs: what the scheduler admits however much memory is left.
 N_kv          the one memory allows with a promise: N_guaranteed.
-The 20% buffer is not applied here; it lives in loadtest/reporter/verdict.py alone.
+The 20% buffer is not applied here; it lives in loadtest/reporter/buffer.py alone.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from estimator.kv_cache import Held, held_over_life
+from estimator.held import TWO_STEPS, Held, InFlight, held_over_life
+from estimator.kv_group import KvGroup, full_group
+from estimator.memory import Headline
 from estimator.spec import SpecError, Workload
+from estimator.sustained import held_histogram, n_sustained
 from estimator.units import ceil_div
 
 PoolSource = Literal["metrics", "config", "flags"]
@@ -30,8 +34,13 @@ class KvPool:
     blocks: int
     reserved_blocks: int
     block_size_tokens: int
-    bytes_per_block: int | None
+    bytes_per_block: tuple[int, ...] | None
+    """Bytes of one block on one GPU of each pipeline stage."""
     source: PoolSource
+    groups: tuple[KvGroup, ...] = ()
+    """Empty: one group in which every layer keeps every token."""
+    in_flight: InFlight = TWO_STEPS
+    """What running steps keep from being freed; of no matter where every token is kept."""
 
     def __post_init__(self) -> None:
         if self.block_size_tokens < 1:
@@ -46,6 +55,15 @@ class KvPool:
     def usable_blocks(self) -> int:
         return self.blocks - self.reserved_blocks
 
+    @property
+    def tables(self) -> tuple[KvGroup, ...]:
+        """The groups a request draws blocks for: at least one."""
+        return self.groups or (full_group(self.block_size_tokens),)
+
+    def held_blocks(self, tokens: int) -> int:
+        """Blocks one request holds with `tokens` computed and no step of a prompt in flight."""
+        return sum(group.held(tokens) for group in self.tables)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
@@ -58,6 +76,8 @@ class Prediction:
     n_guaranteed: int
     n_saturation: float
     n_slots: int | None
+    n_sustained: int | None = None
+    """None in a run that was recorded before this was computed."""
 
     @property
     def n_kv(self) -> int:
@@ -68,17 +88,6 @@ class Prediction:
         return "slots" if self.n_slots is not None and self.n_slots < self.n_guaranteed else "kv"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Headline:
-    """vLLM's own log line: 'GPU KV cache size: T tokens, Maximum concurrency for L tokens: Cx'.
-
-    It counts every request at max_model_len and includes the null block, so C is one block too high.
-    """
-
-    cache_tokens: int
-    max_concurrency: float
-
-
 def predict(pool: KvPool, workload: Workload, *, max_model_len: int, slots: int | None) -> Prediction:
     """Raises SpecError when the workload's longest request exceeds max_model_len."""
     if workload.longest_tokens > max_model_len:
@@ -86,13 +95,16 @@ def predict(pool: KvPool, workload: Workload, *, max_model_len: int, slots: int 
             f"a request of {workload.input_tokens.longest} input + {workload.output_tokens.longest} output "
             f"tokens exceeds max_model_len {max_model_len}; shorten it or raise --max-model-len"
         )
-    held = held_over_life(workload, pool.block_size_tokens)
+    held = held_over_life(pool.tables, workload, pool.in_flight)
+    guaranteed = held.guaranteed(pool.usable_blocks)
+    histogram = held_histogram(pool.tables, workload, pool.in_flight.steps)
     return Prediction(
         pool=pool,
         workload=workload,
         held=held,
         max_model_len=max_model_len,
-        n_guaranteed=pool.usable_blocks // held.longest_blocks,
+        n_guaranteed=guaranteed,
+        n_sustained=n_sustained(histogram, pool.usable_blocks - held.in_flight_blocks, guaranteed),
         n_saturation=pool.usable_blocks / held.mean_blocks,
         n_slots=slots,
     )

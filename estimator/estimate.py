@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from estimator import lmdeploy, vllm
-from estimator.capacity import Headline, KvPool, Prediction, predict, vllm_headline
-from estimator.memory import KvBudget
-from estimator.spec import EngineName, EngineSpec, GpuSpec, Interval, ModelSpec, SpecError, Workload
-from estimator.weights import Weights
+from estimator import vllm
+from estimator.capacity import KvPool, Prediction, predict
+from estimator.engine_spec import EngineSpec
+from estimator.lmdeploy import budget as lmdeploy
+from estimator.lmdeploy import defaults as lmdeploy_defaults
+from estimator.memory import Headline, KvBudget
+from estimator.model import ModelSpec
+from estimator.spec import EngineName, GpuSpec, Interval, SpecError, Workload
+from estimator.sustained import held_histogram, n_sustained
+from estimator.weights.count import Weights
 
-KvBudgetOf = Callable[[ModelSpec, GpuSpec, EngineSpec, Weights], KvBudget]
-ENGINES: Final[Mapping[EngineName, KvBudgetOf]] = {
-    "vllm": vllm.kv_budget,
-    "lmdeploy": lmdeploy.kv_budget,
-}
 VERSIONS: Final[Mapping[EngineName, str]] = {
     "vllm": f"vLLM {vllm.VERSION}",
-    "lmdeploy": f"LMDeploy {lmdeploy.VERSION}",
+    "lmdeploy": f"LMDeploy {lmdeploy_defaults.VERSION}",
 }
 
 
@@ -33,9 +33,13 @@ class Estimate:
     budget: KvBudget
     prediction: Prediction
     n_guaranteed: Interval
+    n_sustained: Interval
     n_saturation: Interval
-    headline: Headline | None
-    """What vLLM itself would log; None for another engine."""
+
+    @property
+    def headline(self) -> Headline | None:
+        """What vLLM itself would log; None for another engine."""
+        return self.budget.headline
 
     @property
     def pool(self) -> KvPool:
@@ -43,14 +47,22 @@ class Estimate:
 
 
 def estimate(
-    model: ModelSpec, gpu: GpuSpec, engine: EngineSpec, weights: Weights, workload: Workload | None = None
+    model: ModelSpec,
+    gpu: GpuSpec,
+    engine: EngineSpec,
+    weights: Sequence[Weights],
+    workload: Workload | None = None,
+    overheads: vllm.Overheads = vllm.NO_OVERHEADS,
 ) -> Estimate:
     """How many requests of `workload` fit; without one, requests that fill max_model_len.
 
-    Raises SpecError when the engine would not start or the workload exceeds max_model_len, UnsupportedModel
-    when the model's cache is not known.
+    weights: one for each pipeline stage. Raises SpecError when the engine would not start or the workload
+    exceeds max_model_len, UnsupportedModel when the model's cache is not known.
     """
-    budget = ENGINES[engine.engine](model, gpu, engine, weights)
+    if engine.engine == "vllm":
+        budget = vllm.kv_budget(model, gpu, engine, weights, overheads)
+    else:
+        budget = lmdeploy.kv_budget(model, gpu, engine, weights[0])
     pool = kv_pool(budget)
     max_model_len = budget.limits.max_model_len
     prediction = predict(
@@ -59,22 +71,31 @@ def estimate(
         max_model_len=max_model_len,
         slots=budget.limits.max_num_seqs,
     )
+    held = prediction.held
+    histogram = held_histogram(pool.tables, prediction.workload, pool.in_flight.steps)
     usable = [
         max(0, int(blocks) - budget.reserved_blocks)
         for blocks in (budget.blocks.low, budget.blocks.likely, budget.blocks.high)
     ]
-    guaranteed = [blocks // prediction.held.longest_blocks for blocks in usable]
-    saturation = [blocks / prediction.held.mean_blocks for blocks in usable]
+    guaranteed = [held.guaranteed(blocks) for blocks in usable]
+    sustained = {
+        blocks: n_sustained(histogram, blocks - held.in_flight_blocks, least)
+        for blocks, least in zip(usable, guaranteed, strict=True)
+    }
     return Estimate(
         model=model,
         gpu=gpu,
         engine=engine,
         budget=budget,
         prediction=prediction,
-        n_guaranteed=Interval(low=guaranteed[0], likely=guaranteed[1], high=guaranteed[2]),
-        n_saturation=Interval(low=saturation[0], likely=saturation[1], high=saturation[2]),
-        headline=vllm_headline(pool, max_model_len) if engine.engine == "vllm" else None,
+        n_guaranteed=_interval(guaranteed),
+        n_sustained=_interval([sustained[blocks] for blocks in usable]),
+        n_saturation=_interval([blocks / held.mean_blocks for blocks in usable]),
     )
+
+
+def _interval(ends: Sequence[float]) -> Interval:
+    return Interval(low=ends[0], likely=ends[1], high=ends[2])
 
 
 def kv_pool(budget: KvBudget) -> KvPool:
@@ -85,6 +106,8 @@ def kv_pool(budget: KvBudget) -> KvPool:
         block_size_tokens=budget.limits.block_size,
         bytes_per_block=budget.bytes_per_block,
         source=budget.source,
+        groups=budget.groups,
+        in_flight=budget.in_flight,
     )
 
 

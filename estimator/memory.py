@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from estimator.kv_cache import KvFormat
+from estimator.held import TWO_STEPS, InFlight
+from estimator.kv_group import KvGroup
 from estimator.spec import Interval, SpecError
 
 PoolSource = Literal["config", "flags"]
@@ -48,6 +49,17 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """vLLM's own log line: 'GPU KV cache size: T tokens, Maximum concurrency for L tokens: Cx'.
+
+    It counts every request at max_model_len and includes the null block, so C is one block too high.
+    """
+
+    cache_tokens: int
+    max_concurrency: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
     """An EngineSpec with the engine's own defaults filled in."""
 
@@ -57,21 +69,36 @@ class EngineLimits:
     block_size: int
     memory_share: float
     """vLLM: of the total (--gpu-memory-utilization). LMDeploy: of what is free after the weights."""
+    in_flight_tokens: int = 0
+    """Tokens that running steps may hold beyond a sliding window (vLLM's max_in_flight_tokens)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvBudget:
-    """How many blocks one GPU's memory gives, with the ledger that says why."""
+    """How many blocks one engine's GPUs give, with the ledger that says why."""
 
     limits: EngineLimits
-    ledger: Ledger
+    ledgers: tuple[Ledger, ...]
+    """One for each pipeline stage."""
     blocks: Interval
-    """Whole blocks, reserved ones included."""
+    """Whole blocks, reserved ones included: the least over the stages."""
     reserved_blocks: int
-    bytes_per_block: int
-    kv_format: KvFormat
+    bytes_per_block: tuple[int, ...]
+    """Bytes one block id costs on one rank, for each pipeline stage."""
+    groups: tuple[KvGroup, ...]
+    stored_as: str
+    """How K and V are stored, in words: "bfloat16", "fp8", "int8 and scales"."""
     source: PoolSource
     cautions: tuple[str, ...]
+    in_flight: InFlight = TWO_STEPS
+    headline: Headline | None = None
+    """What vLLM itself would log of the likely pool; None for another engine."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of the stage that gives the fewest blocks."""
+        stages = zip(self.ledgers, self.bytes_per_block, strict=True)
+        return min(stages, key=lambda stage: stage[0].kv_bytes.likely // stage[1])[0]
 
 
 def whole_bytes(low: float, likely: float, high: float) -> Interval:

@@ -1,21 +1,20 @@
 """The value types a prediction is made of: frozen, keyword-only, checked at birth.
 
-Nothing here reads a file. `hf_config` makes a ModelSpec, `catalog` a GpuSpec, the command line an
-EngineSpec, a scenario a Workload.
+Nothing here reads a file. `catalog` makes a GpuSpec, a scenario a Workload. What a model is made of is in
+model.py, how a server is started in engine_spec.py.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 from estimator.errors import PlainError
 
 EngineName = Literal["vllm", "lmdeploy"]
 LengthKind = Literal["constant", "uniform", "lognormal"]
-CacheKind = Literal["full"]
+Vendor = Literal["nvidia", "amd", "huawei"]
 
 
 class SpecError(PlainError, ValueError):
@@ -51,20 +50,6 @@ class Interval:
         return self.low == self.high
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheLayer:
-    """What one layer keeps in the KV cache. Head counts are the whole model's, before tensor parallelism."""
-
-    kind: CacheKind
-    kv_heads: int
-    head_size: int
-    head_size_v: int
-
-    def __post_init__(self) -> None:
-        for field in ("kv_heads", "head_size", "head_size_v"):
-            _require(getattr(self, field) >= 1, f"{field} must be at least 1, got {getattr(self, field)}")
-
-
 def heads_on_rank(kv_heads: int, tp: int) -> int:
     """KV heads one tensor-parallel rank keeps: divided while they last, then replicated, never below one."""
     if tp > kv_heads and tp % kv_heads != 0:
@@ -75,92 +60,27 @@ def heads_on_rank(kv_heads: int, tp: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """A model as its config.json describes it; sizes are in elements, one cache layer a layer."""
-
-    name: str
-    architecture: str
-    model_type: str
-    dtype: str
-    quantisation: str | None
-    hidden_size: int
-    intermediate_size: int
-    vocab_size: int
-    attention_heads: int
-    kv_heads: int
-    head_size: int
-    context_tokens_max: int
-    tie_word_embeddings: bool
-    attention_bias: bool
-    """True when q, k and v projections carry a bias (Qwen2)."""
-    output_bias: bool
-    """True when the attention output projection carries a bias (Llama with attention_bias)."""
-    mlp_bias: bool
-    qk_norm: bool
-    """True when q and k are normalised per head (Qwen3)."""
-    cache_layers: tuple[CacheLayer, ...]
-
-    def __post_init__(self) -> None:
-        for field in ("hidden_size", "intermediate_size", "vocab_size", "attention_heads", "kv_heads"):
-            _require(getattr(self, field) >= 1, f"{self.name}: {field} must be at least 1")
-        _require(self.context_tokens_max >= 1, f"{self.name}: context_tokens_max must be at least 1")
-        _require(len(self.cache_layers) >= 1, f"{self.name}: the model has no layer with a KV cache")
-
-    @property
-    def layers(self) -> int:
-        return len(self.cache_layers)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GpuSpec:
-    """One GPU. `memory_total_bytes` is what CUDA reports, less than the data sheet's figure."""
+    """One GPU. `memory_total_bytes` is what CUDA (or its like) reports, less than the data sheet's figure.
+
+    `dense_bf16_flops_per_s` is the FP16 figure where the GPU has no bf16. `compute_capability` is NVIDIA's
+    and None elsewhere: only NVIDIA's kernels are chosen by it.
+    """
 
     name: str
     memory_total_bytes: int
     memory_bandwidth_bytes_per_s: float
     dense_bf16_flops_per_s: float
-    compute_capability: tuple[int, int]
+    compute_capability: tuple[int, int] | None
+    vendor: Vendor = "nvidia"
 
     def __post_init__(self) -> None:
         _require(self.memory_total_bytes > 0, f"{self.name}: memory_total_bytes must be positive")
         _require(self.memory_bandwidth_bytes_per_s > 0, f"{self.name}: memory bandwidth must be positive")
         _require(self.dense_bf16_flops_per_s > 0, f"{self.name}: dense_bf16_flops_per_s must be positive")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSpec:
-    """How the server is started. None means "the engine's own default": see vllm.py, lmdeploy.py."""
-
-    engine: EngineName = "vllm"
-    tp: int = 1
-    max_model_len: int | None = None
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    block_size: int | None = None
-    kv_cache_dtype: str = "auto"
-    gpu_memory_utilization: float | None = None
-    kv_cache_memory_bytes: int | None = None
-    num_gpu_blocks_override: int | None = None
-    enforce_eager: bool = False
-    enable_prefix_caching: bool = True
-
-    def __post_init__(self) -> None:
-        _require(self.tp >= 1, f"--tp must be at least 1, got {self.tp}")
-        for field in (
-            "max_model_len",
-            "max_num_seqs",
-            "max_num_batched_tokens",
-            "block_size",
-            "kv_cache_memory_bytes",
-            "num_gpu_blocks_override",
-        ):
-            value = getattr(self, field)
-            flag = "--" + field.replace("_", "-")
-            _require(value is None or value >= 1, f"{flag} must be at least 1, got {value}")
-        share = self.gpu_memory_utilization
         _require(
-            share is None or 0.0 < share <= 1.0,
-            f"--gpu-memory-utilization must be above 0 and at most 1, got {share}",
+            (self.compute_capability is not None) == (self.vendor == "nvidia"),
+            f"{self.name}: compute_capability is NVIDIA's; give it with vendor nvidia and with no other",
         )
 
 
@@ -226,6 +146,8 @@ class Lengths:
             return self.shortest + min(int(share * width), width - 1)
         assert self.median is not None
         assert self.sigma is not None
+        from statistics import NormalDist  # costs a third of the start-up, and few workloads need it
+
         inner = min(max(share, 1e-9), 1 - 1e-9)
         drawn = round(self.median * math.exp(self.sigma * NormalDist().inv_cdf(inner)))
         return min(max(drawn, self.shortest), self.longest)

@@ -19,6 +19,9 @@ COMMANDS: Final = {
     "twin": "Serve a simulated vLLM whose saturation emerges from its scheduler.",
     "signoff": "Predict, load, observe and sign, in one run.",
     "report": "Make the report of a run again, from its rows.",
+    "models": "List the models that can be named.",
+    "gpus": "List the GPUs that can be named, with their memory and speed.",
+    "completion": "Print the script by which a shell completes ullage.",
 }
 EXIT_INTERRUPTED: Final = 130
 

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from estimator.spec import SpecError
-from loadtest.cli.engine_flags import engine_flags, estimate_from
+from loadtest.cli.answers import estimate_from
+from loadtest.cli.engine_flags import engine_flags, single
 from loadtest.conductor.signoff import SignoffRequest, sign_off
 from loadtest.reporter.lines import five_lines
 from loadtest.reporter.report import write_report
@@ -48,7 +49,7 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
         engine=options["engine"],
         model=options["model"],
         max_num_seqs=slots or (None if estimate is None else estimate.budget.limits.max_num_seqs),
-        max_model_len=options["max_model_len"],
+        max_model_len=single(options)["max_model_len"],
         pool=None if estimate is None else estimate.pool,
         processes=options["processes"],
         runs_root=options["runs_root"],

@@ -24,8 +24,8 @@ class EngineReading:
     """What one page shows. `engine` is None when no line of it is vLLM's or LMDeploy's.
 
     `signals` has names and units of records.SIGNALS. `cache_config` holds the labels of vLLM's
-    cache_config_info on which all engines agree, as the text the server shows. `skipped_lines` counts
-    lines of known names that held no readable number.
+    cache_config_info (LMDeploy: backend_config_info) on which all engines agree, as text. `skipped_lines`
+    counts lines of known names that held no readable number.
     """
 
     engine: EngineName | None = None
@@ -119,7 +119,8 @@ PROCESS: Final[Mapping[str, Source]] = {
     "process_start_time_seconds": Source(names=("process_start_time_seconds",)),
     "process_resident_memory_bytes": Source(names=("process_resident_memory_bytes",)),
 }
-CACHE_CONFIG: Final = "vllm:cache_config_info"
+CONFIG_INFOS: Final = {"vllm": "vllm:cache_config_info", "lmdeploy": "lmdeploy:backend_config_info"}
+"""LMDeploy 0.18 declares its family and leaves it empty."""
 
 _ENGINES: Final[Mapping[EngineName, Mapping[str, Source]]] = {"vllm": VLLM, "lmdeploy": LMDEPLOY}
 _PREFIXES: Final[Mapping[str, EngineName]] = {f"{engine}:": engine for engine in _ENGINES}
@@ -129,7 +130,7 @@ _WANTED: Final = frozenset(
     for table in (VLLM, LMDEPLOY, PROCESS)
     for source in table.values()
     for name in source.names + source.plus
-) | {CACHE_CONFIG}
+) | frozenset(CONFIG_INFOS.values())
 
 _NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _REST: Final = re.compile(r"\s*(?:\{(?P<labels>.*)\}\s*)?(?P<value>[-+.0-9a-zA-Z]+)(?:\s+-?[0-9]+)?\s*")
@@ -173,7 +174,7 @@ def read_engine_page(text: str) -> EngineReading:
         engine=engine,
         signals=signals,
         model_names=tuple(dict.fromkeys(s.labels["model_name"] for s in own if s.labels.get("model_name"))),
-        cache_config=_agreed([series.labels for series in page.get(CACHE_CONFIG) or ()]),
+        cache_config=_agreed([series.labels for series in page.get(CONFIG_INFOS[engine]) or ()]),
         skipped_lines=skipped_lines,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from estimator.capacity import KvPool, vllm_headline
 from estimator.vllm import NULL_BLOCKS
@@ -35,6 +36,20 @@ def kv_pool_from_metrics(reading: EngineReading, max_model_len: int | None) -> K
         if one_group.cache_tokens != shown_tokens:
             return None
     return pool
+
+
+def counted_pool(reading: EngineReading, computed: KvPool) -> KvPool | None:
+    """The computed pool with the blocks the server really has; None when it does not show them.
+
+    For models of several cache groups: how blocks are used follows from the model, how many there are only
+    the server knows.
+    """
+    if reading.signals.get("engines", 1) > 1:
+        return None
+    blocks = _count(reading.cache_config, "num_gpu_blocks")
+    if blocks is None or blocks <= computed.reserved_blocks:
+        return None
+    return replace(computed, blocks=blocks, source="metrics")
 
 
 def _count(labels: Mapping[str, str], name: str) -> int | None:

@@ -20,7 +20,7 @@ from estimator.capacity import KvPool, Prediction, predict
 from estimator.errors import EXIT_USAGE, PlainError
 from estimator.spec import EngineName
 from loadtest.conductor.plan import plan_stages
-from loadtest.conductor.pool import kv_pool_from_metrics
+from loadtest.conductor.pool import counted_pool, kv_pool_from_metrics
 from loadtest.conductor.server_facts import ServedModel, ServerFacts, read_server
 from loadtest.origin import Origin, read_api_key
 from loadtest.run_folder import Manifest, PlannedStage, RunFolder, RunFolderError
@@ -122,6 +122,8 @@ def _prediction(request: RunRequest, facts: ServerFacts, served: ServedModel) ->
         )
     shown = kv_pool_from_metrics(facts.reading, max_model_len) if facts.reading else None
     _require_same_pool(shown, request.pool)
+    if shown is None and facts.reading is not None and request.pool is not None:
+        shown = counted_pool(facts.reading, request.pool)
     pool = shown or request.pool
     if pool is None:
         return None

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from estimator.estimate import VERSIONS, Estimate
+from estimator.kv_group import KvGroup
+from estimator.memory import Ledger
 from estimator.rules_of_thumb import RULES, textbook_requests
-from estimator.spec import Interval, Lengths, heads_on_rank
+from estimator.spec import Interval, Lengths
 from estimator.units import format_bytes
-from loadtest.reporter.verdict import BUFFER_RATIO, safe_limit
+from loadtest.reporter.buffer import BUFFER_RATIO, safe_limit
 
 WIDTH: Final = 100
 KEPT_TEXT: Final = f"{1 - BUFFER_RATIO:g}"
 NAME_WIDTH: Final = 17
 VALUE_WIDTH: Final = 13
 RANGE_WIDTH: Final = 26
+KINDS: Final = {
+    "full": "every token",
+    "window": "the last {reach} tokens",
+    "chunk": "the current {reach} tokens",
+    "state": "{blocks} a request, whatever its length",
+    "cross": "the encoder's {reach} tokens",
+}
+"""What a group keeps, in words."""
 
 
 def estimate_text(answer: Estimate) -> str:
@@ -27,35 +38,57 @@ def estimate_text(answer: Estimate) -> str:
 
 
 def estimate_dict(answer: Estimate) -> dict[str, Any]:
-    """The same for a machine: plain JSON types, bytes and tokens and requests as the names say."""
+    """The same for a machine: plain JSON types, bytes, tokens and requests as the names say.
+
+    The figures at the top are the likely ones; `intervals` holds their ranges.
+    """
     budget, prediction = answer.budget, answer.prediction
+    blocks_per_request = sum(group.headline_blocks for group in budget.groups)
+    ranges = {
+        "num_blocks": budget.blocks,
+        "kv_cache_bytes": budget.ledger.kv_bytes,
+        "n_guaranteed": answer.n_guaranteed,
+        "n_sustained": answer.n_sustained,
+        "n_saturation": answer.n_saturation,
+        "n_safe": n_safe(answer),
+    }
     return {
         "model": answer.model.name,
         "gpu": answer.gpu.name,
         "engine": asdict(answer.engine) | asdict(budget.limits),
-        "ledger": {
-            "total_bytes": budget.ledger.total_bytes,
-            "lines": [
-                {"name": line.name, "source": line.source, "size_bytes": asdict(line.size_bytes)}
-                for line in budget.ledger.lines
-            ],
-        },
-        "kv_cache": {
-            "bytes_per_token": budget.bytes_per_block // budget.limits.block_size,
-            "bytes_per_block": budget.bytes_per_block,
-            "blocks": asdict(budget.blocks),
-            "reserved_blocks": budget.reserved_blocks,
-            "source": budget.source,
-        },
+        "num_blocks": int(budget.blocks.likely),
+        "bytes_per_block": list(budget.bytes_per_block),
+        "block_size": budget.limits.block_size,
+        "blocks_per_request": blocks_per_request,
+        "min_bytes_one_request": blocks_per_request * max(budget.bytes_per_block),
+        "kv_cache_size_tokens": None if answer.headline is None else answer.headline.cache_tokens,
+        "max_concurrency": None if answer.headline is None else answer.headline.max_concurrency,
+        "weight_bytes": [int(ledger.line("weights").size_bytes.likely) for ledger in budget.ledgers],
+        "ledger": _ledger_dict(budget.ledger),
+        "stages": [_ledger_dict(ledger) for ledger in budget.ledgers],
+        "groups": [asdict(group) for group in budget.groups],
+        "reserved_blocks": budget.reserved_blocks,
+        "source": budget.source,
         "workload": asdict(prediction.workload),
         "held_blocks": asdict(prediction.held),
-        "n_guaranteed": asdict(answer.n_guaranteed),
-        "n_saturation": asdict(answer.n_saturation),
+        "n_guaranteed": int(answer.n_guaranteed.likely),
+        "n_sustained": int(answer.n_sustained.likely),
+        "n_saturation": answer.n_saturation.likely,
         "n_slots": prediction.n_slots,
-        "n_safe": asdict(n_safe(answer)),
+        "n_safe": int(n_safe(answer).likely),
         "limited_by": prediction.limited_by,
-        "vllm_headline": None if answer.headline is None else asdict(answer.headline),
-        "cautions": list(budget.cautions),
+        "assumptions": list(budget.cautions),
+        "intervals": {name: asdict(interval) for name, interval in ranges.items()},
+    }
+
+
+def _ledger_dict(ledger: Ledger) -> dict[str, Any]:
+    return {
+        "total_bytes": ledger.total_bytes,
+        "lines": [
+            {"name": line.name, "source": line.source, "size_bytes": asdict(line.size_bytes)}
+            for line in ledger.lines
+        ],
     }
 
 
@@ -96,18 +129,23 @@ def textbook_dict(free_vram_gib: float, per_request_mib: float) -> dict[str, Any
 
 def _title(answer: Estimate) -> list[str]:
     engine = answer.engine
+    gpus = engine.tp * engine.pp
     facts = (
-        f"{answer.model.name} on {f'{engine.tp} x ' if engine.tp > 1 else ''}{answer.gpu.name}",
+        f"{answer.model.name} on {f'{gpus} x ' if gpus > 1 else ''}{answer.gpu.name}",
         VERSIONS[engine.engine],
         f"max_model_len {answer.budget.limits.max_model_len:,}",
-        f"KV cache {engine.kv_cache_dtype}",
+        f"KV cache {answer.budget.stored_as}",
     )
-    return [" | ".join(facts)]
+    return _wrapped("", " | ".join(facts))
 
 
 def _ledger(answer: Estimate) -> list[str]:
-    ledger = answer.budget.ledger
-    rows = _row("Memory of a GPU", "likely", "from", "range", indent="")
+    budget = answer.budget
+    stages, ledger = len(budget.ledgers), budget.ledger
+    where = "Memory of a GPU"
+    if stages > 1:
+        where = f"GPU of stage {budget.ledgers.index(ledger) + 1} of {stages}"
+    rows = _row(where, "likely", "from", "range", indent="")
     for line in ledger.lines:
         size = line.size_bytes
         rows += _row(line.name, format_bytes(size.likely), line.source, _range(size, format_bytes))
@@ -115,25 +153,35 @@ def _ledger(answer: Estimate) -> list[str]:
 
 
 def _cache(answer: Estimate) -> list[str]:
-    budget, layer = answer.budget, answer.model.cache_layers[0]
-    block_size, stored = budget.limits.block_size, budget.kv_format
-    token = format_bytes(budget.bytes_per_block / block_size)
-    block = format_bytes(budget.bytes_per_block)
-    heads = heads_on_rank(layer.kv_heads, answer.engine.tp)
-    head = f"({layer.head_size} + {layer.head_size_v}) x {stored.bits / 8:g} B"
-    if stored.scale_bytes:
-        head = f"({head} + {stored.scale_bytes} B of scales)"
+    budget = answer.budget
+    block_bytes = budget.bytes_per_block[budget.ledgers.index(budget.ledger)]
     kv_bytes = format_bytes(budget.ledger.kv_bytes.likely)
-    division = "--num-gpu-blocks-override" if budget.source == "flags" else f"{kv_bytes} / {block}"
-    rows = [
-        "KV cache of a GPU",
-        *_row("bytes per token", token, f"{answer.model.layers} layers x {heads} heads x {head}"),
-        *_row("bytes per block", block, f"{block_size} tokens x {token}"),
-        *_row("blocks", _count(budget.blocks.likely), division, _range(budget.blocks, _count)),
-    ]
+    division = "--num-gpu-blocks-override" if budget.source == "flags" else f"{kv_bytes} / a block"
+    rows = ["KV cache of a GPU", *(row for group in _alike(budget.groups) for row in _group(*group))]
+    rows += _row("bytes per block", format_bytes(block_bytes), _one_id(budget.groups))
+    rows += _row("blocks", _count(budget.blocks.likely), division, _range(budget.blocks, _count))
     if budget.reserved_blocks:
-        rows += _row("usable blocks", _count(answer.pool.usable_blocks), "all but vLLM's null block")
+        rows += _row("usable blocks", _count(answer.pool.usable_blocks), "all but the reserved one")
     return rows
+
+
+def _alike(groups: Sequence[KvGroup]) -> list[tuple[KvGroup, int]]:
+    """Groups of the same shape once, with how many of them there are."""
+    counts = Counter(groups)
+    return list(counts.items())
+
+
+def _group(group: KvGroup, times: int) -> list[str]:
+    what = KINDS[group.kind].format(reach=f"{group.reach_tokens:,}", blocks=group.state_blocks)
+    each = f"{f'{times} x ' if times > 1 else ''}{group.layers:,} layers"
+    page = f", page {format_bytes(group.page_bytes)}" if group.page_bytes else ""
+    return _row(each, f"{group.block_size:,} tokens", f"a block{page}; {what}")
+
+
+def _one_id(groups: Sequence[KvGroup]) -> str:
+    if len(groups) == 1:
+        return f"one block id: a page in each of {groups[0].layers:,} layers"
+    return f"one block id, for any of {len(groups)} tables"
 
 
 def _requests(answer: Estimate) -> list[str]:
@@ -141,6 +189,7 @@ def _requests(answer: Estimate) -> list[str]:
     held, workload, usable = prediction.held, prediction.workload, _count(answer.pool.usable_blocks)
     shape = f"{_lengths(workload.input_tokens)} input + {_lengths(workload.output_tokens)} output tokens"
     guaranteed, saturation, safe = answer.n_guaranteed, answer.n_saturation, n_safe(answer)
+    slots = "unknown" if prediction.n_slots is None else f"{prediction.n_slots:,}"
     return [
         f"Requests at once, each of {shape}, before any load test",
         *_row(
@@ -150,16 +199,22 @@ def _requests(answer: Estimate) -> list[str]:
             _range(guaranteed, _count),
         ),
         *_row(
+            "N_sustained",
+            _count(answer.n_sustained.likely),
+            "mixed phases: 1% chance of a preemption an hour",
+            _range(answer.n_sustained, _count),
+        ),
+        *_row(
             "N_saturation",
             _tenths(saturation.likely),
             f"{usable} / {held.mean_blocks:,.2f} on average; then a queue",
             _range(saturation, _tenths),
         ),
-        *_row("N_slots", f"{prediction.n_slots:,}", "max_num_seqs"),
+        *_row("N_slots", slots, "max_num_seqs"),
         *_row(
             "N_safe",
             _count(safe.likely),
-            f"floor({KEPT_TEXT} x min({_count(guaranteed.likely)}, {prediction.n_slots:,}))",
+            f"floor({KEPT_TEXT} x min({_count(guaranteed.likely)}, {slots}))",
             _range(safe, _count),
         ),
     ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from loadtest.reporter.attribution import explain_gap
+from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.observation import ClientHealth, Observation
 from loadtest.reporter.plain import one_line
-from loadtest.reporter.verdict import BUFFER_RATIO, Verdict
+from loadtest.reporter.verdict import Verdict
 
 
 def five_lines(verdict: Verdict, report_path: str) -> list[str]:

@@ -10,12 +10,13 @@ from typing import Any, Final
 import jinja2
 
 from loadtest.reporter.attribution import held_check
+from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.charts import draw_charts
 from loadtest.reporter.lines import client, gap, observed, predicted, signed
 from loadtest.reporter.observation import StageObservation
 from loadtest.reporter.plain import markdown_cell, one_line
 from loadtest.reporter.stages import failed
-from loadtest.reporter.verdict import BUFFER_RATIO, Verdict
+from loadtest.reporter.verdict import Verdict
 from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S, PARKED_RATIO, SEND_LATENESS_S
 from loadtest.run_folder import Manifest
 

@@ -1,36 +1,21 @@
-"""Prediction + Observation -> Verdict. The only place of the safety buffer, and it is applied once."""
+"""Prediction + Observation -> Verdict: the one signed number and what it stands on."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Final, Literal
 
 from estimator.capacity import Prediction
+from loadtest.reporter.buffer import safe_limit
 from loadtest.reporter.observation import Observation, StageObservation, Wall
 from loadtest.reporter.stages import allowed_ratio
 from loadtest.sequential import Evidence, weigh
 
-BUFFER_RATIO: Final = 0.20
-"""What is kept empty so that the tank cannot overflow."""
 CONFIDENCE: Final = 0.95
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "VOID"]
 EXIT_CODES: Final[dict[Status, int]] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 4, "VOID": 5}
 EXIT_SERVER_DIED: Final = 3
-
-
-def safe_limit(*limits: float | None, buffer_ratio: float = BUFFER_RATIO) -> int:
-    """floor((1 - buffer) x the smallest limit that is known), in whole requests; 0 when none is known.
-
-    Exact: 0.8 x 35 is 28, though 0.8 is no binary fraction.
-    """
-    known = [limit for limit in limits if limit is not None]
-    if not known:
-        return 0
-    kept = 1 - Fraction(str(buffer_ratio))
-    return math.floor(kept * Fraction(str(min(known))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -26,12 +28,65 @@ def test_every_model_of_the_catalog_can_be_read(name: str) -> None:
     assert read_model(find_model(name)).name == name
 
 
+@pytest.mark.parametrize("name", names("models", configs_folder()))
+def test_every_model_of_the_catalog_is_a_condensed_config(name: str) -> None:
+    text = find_model(name).read_text(encoding="utf-8")
+    config = json.loads(text)
+    assert isinstance(config["model_type"], str)
+    assert [type(entry) for entry in config["architectures"]] == [str]
+    # `tiny` is whole: a real vLLM loads it.
+    assert name == "tiny" or not re.search(r'_token_id"|"auto_map"|"transformers_version"', text)
+
+
+def test_every_model_of_the_catalog_has_its_line_in_the_readme() -> None:
+    readme = (configs_folder() / "models/README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([^`]+)`", readme, re.MULTILINE) == names("models", configs_folder())
+
+
 @pytest.mark.parametrize("name", names("gpus", configs_folder()))
 def test_every_gpu_reports_less_memory_than_its_name_sells(name: str) -> None:
     gpu = read_gpu(name)
     sold_gb = int(name.rsplit("-", 1)[1].removesuffix("gb"))
     assert sold_gb - 4 < gpu.memory_total_bytes / GIB < sold_gb
-    assert gpu.compute_capability >= (8, 0)
+    assert (gpu.compute_capability is not None) == (gpu.vendor == "nvidia")
+
+
+@pytest.mark.parametrize("name", names("gpus", configs_folder()))
+def test_every_figure_of_a_gpu_has_its_source_beside_it(name: str) -> None:
+    text = (configs_folder() / f"gpus/{name}.yaml").read_text(encoding="utf-8")
+    for figure in ("memory_total_mib", "memory_bandwidth_gb_per_s", "dense_bf16_tflops"):
+        assert re.search(rf"^# {figure}: \S", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("h100", "h100-80gb"),
+        ("H100-80GB", "h100-80gb"),
+        ("l40s", "l40s-48gb"),
+        ("b200", "b200-180gb"),
+        ("RTX 4090", "rtx-4090-24gb"),
+        ("ascend-910b", "ascend-910b-64gb"),
+    ],
+)
+def test_a_gpu_is_found_without_its_memory_size_and_in_any_case(asked: str, found: str) -> None:
+    assert read_gpu(asked).name == found
+
+
+def test_a_gpu_sold_in_two_sizes_is_refused_with_both_named() -> None:
+    with pytest.raises(SpecError, match="more than one size; choose a100-40gb or a100-80gb"):
+        read_gpu("A100")
+
+
+@pytest.mark.parametrize("asked", ["h", "rtx", "rtx-6000", "h100-8"])
+def test_a_short_name_leaves_out_the_memory_size_and_nothing_else(asked: str) -> None:
+    with pytest.raises(SpecError, match="did you mean"):
+        read_gpu(asked)
+
+
+def test_a_gpu_that_is_not_nvidias_needs_no_compute_capability(tmp_path: Path) -> None:
+    write_gpu(tmp_path, "vendor: amd\n" + GPU.rsplit("compute_capability", 1)[0])
+    assert read_gpu("mine", tmp_path).compute_capability is None
 
 
 def test_the_hubs_spelling_finds_the_model_too() -> None:
@@ -72,6 +127,10 @@ def test_the_variable_moves_the_catalog(tmp_path: Path) -> None:
         (GPU.replace("1000", "lots"), "its values must be numbers"),
         (GPU.replace("1000", "-1"), "memory_total_bytes must be positive"),
         (GPU.replace("9.0", "nine"), "its values must be numbers"),
+        (GPU.replace('compute_capability: "9.0"\n', ""), "has no compute_capability"),
+        (GPU + "vendor: acme\n", "vendor must be one of nvidia, amd, huawei, got 'acme'"),
+        (GPU + "vendor: [amd]\n", "vendor must be one of"),
+        (GPU + "vendor: amd\n", "compute_capability is NVIDIA's"),
         ("- 1\n", "must hold keys and values"),
         ("a: [", "is not YAML"),
     ],

@@ -17,10 +17,11 @@ from vllm_server import FLAGS, ROOT, Vllm
 
 from estimator.capacity import vllm_headline
 from estimator.catalog import read_gpu
+from estimator.engine_spec import EngineSpec
 from estimator.estimate import estimate
 from estimator.hf_config import read_model
-from estimator.spec import EngineSpec, Workload
-from estimator.weights import weights_on_rank
+from estimator.spec import Workload
+from estimator.weights.count import weights_on_rank
 from loadtest.records import Event, Sample
 from loadtest.results import RunRows, load_results
 from loadtest.run_folder import RunFolder
@@ -99,7 +100,7 @@ def test_the_prediction_from_metrics_equals_the_prediction_from_the_config(
     )
     gpu = read_gpu("l4-24gb")  # the blocks are given, so that the GPU does not matter
     workload = Workload.constant(256, 256)
-    computed = estimate(model, gpu, engine, weights_on_rank(model, tp=1), workload).prediction
+    computed = estimate(model, gpu, engine, weights_on_rank(model, engine), workload).prediction
     assert (computed.n_guaranteed, computed.n_saturation) == (shown.n_guaranteed, shown.n_saturation)
     assert computed.pool.usable_blocks == shown.pool.usable_blocks == 511
     server = signed.folder.read_manifest().server

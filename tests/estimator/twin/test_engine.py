@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from estimator.kv_cache import held_blocks
+from estimator.units import ceil_div as held_blocks
 from estimator.spec import SpecError
 from estimator.twin.engine import Engine, EngineLimits, Outcome, Step
 

@@ -7,7 +7,7 @@ from fake_run import FakeRun, FakeStage, verdict_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.reporter.verdict import BUFFER_RATIO, safe_limit
+from loadtest.reporter.buffer import BUFFER_RATIO, safe_limit
 from loadtest.scenario import Limits
 
 HELD = (FakeStage(users=24), FakeStage(users=31))

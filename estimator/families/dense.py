@@ -1,0 +1,75 @@
+"""Dense decoders with one KV cache of full attention: Llama, Mistral, Qwen2, Qwen3, MiMo and their like.
+
+Source: vLLM 0.32 model_executor/models/{llama,mistral,qwen2,qwen3,mimo}.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from estimator.families.common import Body, assemble, layer_count, read_heads
+from estimator.families.parts import attention, gated_mlp, norm
+from estimator.fields import Fields
+from estimator.model import Layer, ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """What an architecture means where its config.json is silent."""
+
+    attention_bias: bool | None = None
+    """q, k and v carry a bias; None: as the key attention_bias says."""
+    output_bias: bool = False
+    """The output projection follows attention_bias too."""
+    mlp_bias: bool = False
+    """The key mlp_bias is honoured."""
+    qk_norm: bool = False
+    window_default: bool = False
+    """A `sliding_window` counts although `use_sliding_window` is absent."""
+
+
+DENSE: Final[Mapping[str, Dense]] = {
+    "LlamaForCausalLM": Dense(output_bias=True, mlp_bias=True),
+    "MiMoForCausalLM": Dense(attention_bias=True),
+    "MistralForCausalLM": Dense(output_bias=True, mlp_bias=True, window_default=True),
+    "Qwen2ForCausalLM": Dense(attention_bias=True),
+    "Qwen3ForCausalLM": Dense(qk_norm=True),
+}
+
+
+def read_dense(fields: Fields, dense: Dense) -> ModelSpec:
+    hidden, intermediate = fields.size("hidden_size"), fields.size("intermediate_size")
+    bias = fields.flag("attention_bias")
+    heads = replace(
+        read_heads(fields),
+        bias=bias if dense.attention_bias is None else dense.attention_bias,
+        output_bias=dense.output_bias and bias,
+        qk_norm=dense.qk_norm,
+    )
+    window = None
+    if fields.flag("use_sliding_window", default=dense.window_default) and fields.has("sliding_window"):
+        window = fields.size("sliding_window")
+    matrices = (
+        norm("input_layernorm", hidden),
+        *attention(hidden, heads),
+        norm("post_attention_layernorm", hidden),
+        *gated_mlp(hidden, intermediate, bias=dense.mlp_bias and fields.flag("mlp_bias")),
+    )
+    layer = Layer(caches=(heads.cache(window_tokens=window),), matrices=matrices)
+    return assemble(
+        fields,
+        Body(
+            layers=(layer,) * layer_count(fields),
+            intermediate_size=intermediate,
+            attention_heads=heads.heads,
+            rope_size=heads.head_size,
+        ),
+    )
+
+
+READERS: Final[Mapping[str, Callable[[Fields], ModelSpec]]] = {
+    architecture: lambda fields, dense=dense: read_dense(fields, dense)  # type: ignore[misc]
+    for architecture, dense in DENSE.items()
+}

@@ -1,0 +1,75 @@
+"""The blocks of a KV cache and how many one request holds, group by group. Engine-independent.
+
+Layers that keep the same thing for the same tokens share a block table: a group. One pool of block ids
+serves all groups of a server, so a request holds the sum over its groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from estimator.spec import SpecError
+from estimator.units import ceil_div
+
+GroupKind = Literal["full", "window", "chunk", "state", "cross"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvGroup:
+    """One group of layers with one block table.
+
+    full: every computed token. window: the last `reach_tokens` (and those of steps in flight). chunk: the
+    tokens since the last multiple of `reach_tokens`. state: the state before the steps in flight and those
+    they write, one a block of tokens; `state_blocks` at most. cross: blocks for the encoder's
+    `reach_tokens`. block_size in tokens; with context parallelism, of the whole group of ranks.
+    """
+
+    kind: GroupKind
+    block_size: int
+    layers: int
+    page_bytes: int
+    """Bytes of one block of one layer on one rank; of the whole block where layers differ."""
+    reach_tokens: int = 0
+    state_blocks: int = 0
+    draft_blocks: int = 0
+    """Of state_blocks, those that speculative tokens write; held all the time."""
+    headline_blocks: int = 0
+    """Blocks the engine's own start-up line counts for a request of max_model_len."""
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1:
+            raise SpecError(f"block_size must be at least 1, got {self.block_size}")
+        if self.kind in ("window", "chunk") and self.reach_tokens < 1:
+            raise SpecError(f"a {self.kind} must reach at least 1 token back, got {self.reach_tokens}")
+
+    def held(self, computed_tokens: int, in_flight_tokens: int = 0) -> int:
+        """Blocks held with `computed_tokens` stored, the last `in_flight_tokens` of them by running steps.
+
+        Source: vLLM 0.32 v1/core/single_type_kv_cache_manager.py, get_num_skipped_tokens of each kind:
+        a block is freed when no token after the settled ones can read it.
+        """
+        if self.kind == "cross":
+            return ceil_div(self.reach_tokens, self.block_size)
+        blocks = ceil_div(computed_tokens, self.block_size)
+        settled_tokens = max(0, computed_tokens - in_flight_tokens)
+        kept = blocks - self.freed_tokens(settled_tokens) // self.block_size
+        if self.kind == "state":
+            most = self.state_blocks if settled_tokens else self.state_blocks - 1  # no state to start from
+            return max(1 + self.draft_blocks, min(most, kept + self.draft_blocks))
+        return kept
+
+    def freed_tokens(self, settled_tokens: int) -> int:
+        """Tokens at the front of which nothing needs to be kept once `settled_tokens` are computed."""
+        if self.kind == "window":
+            return max(0, settled_tokens - self.reach_tokens + 1)
+        if self.kind == "chunk":
+            return settled_tokens // self.reach_tokens * self.reach_tokens
+        if self.kind == "state":
+            return max(0, settled_tokens - 1)
+        return 0
+
+
+def full_group(block_size: int, *, layers: int = 1, page_bytes: int = 0) -> KvGroup:
+    """The one group of a model whose layers all keep every token."""
+    return KvGroup(kind="full", block_size=block_size, layers=layers, page_bytes=page_bytes)

@@ -1,0 +1,93 @@
+"""From a command's options to an Estimate: reads the model, the GPU, and what a calibration knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from estimator.calibration import calibration_path, overheads_from_log, recall, remember, settings_of
+from estimator.catalog import find_model, read_gpu
+from estimator.engine_spec import EngineSpec
+from estimator.estimate import Estimate, estimate
+from estimator.hf_config import read_model
+from estimator.model import ModelSpec
+from estimator.server_log import ServerLog, parse_server_log
+from estimator.spec import GpuSpec, SpecError, Workload
+from estimator.vllm import NO_OVERHEADS, VERSION, Overheads
+from estimator.vllm_cache.defaults import limits
+from estimator.weights.count import Weights, weights_of_tensors, weights_on_rank
+from loadtest.cli.engine_flags import engine_from, single
+
+LOG_BYTES_MAX: Final = 200_000_000
+
+
+def read_named(model: str) -> tuple[ModelSpec, Path | None]:
+    """The model and the folder of its weights, where there is one."""
+    path = find_model(model)
+    return read_model(path), path if path.is_dir() else None
+
+
+def estimate_from(model: str, options: Mapping[str, Any], workload: Workload | None) -> Estimate:
+    """Reads the model and the GPU and puts the flags together. Raises SpecError with the fix.
+
+    Overheads come from --server-log, which is then remembered; else from an earlier calibration of the same
+    settings; else they are priors.
+    """
+    chosen = single(options)
+    engine, gpu = engine_from(chosen), read_gpu(chosen["gpu"])
+    spec, folder = read_named(model)
+    weights = _weights(spec, engine, gpu, folder, options.get("hub_weights"))
+    overheads = NO_OVERHEADS if engine.engine != "vllm" else _overheads(spec, gpu, engine, options)
+    return estimate(spec, gpu, engine, weights, workload, overheads)
+
+
+def _weights(
+    spec: ModelSpec, engine: EngineSpec, gpu: GpuSpec, folder: Path | None, repo: str | None
+) -> tuple[Weights, ...]:
+    if repo is None:
+        return weights_on_rank(spec, engine, folder, compute_capability=gpu.compute_capability)
+    from estimator.weights.hub import tensors_on_hub  # opens a connection: only where it is asked for
+
+    return weights_of_tensors(
+        spec,
+        engine,
+        tensors_on_hub(repo),
+        source=f"safetensors headers of {repo}",
+        compute_capability=gpu.compute_capability,
+    )
+
+
+def _overheads(spec: ModelSpec, gpu: GpuSpec, engine: EngineSpec, options: Mapping[str, Any]) -> Overheads:
+    file = options.get("server_log")
+    log = None if file is None else read_log(file)
+    version = VERSION if log is None or log.version is None else log.version
+    minor = ".".join(version.split(".")[:2])
+    settings = settings_of(spec.name, gpu.name, minor, engine, limits(spec, gpu, engine))
+    if log is not None:
+        _require_same_server(log, engine)
+        overheads = overheads_from_log(log)
+        remember(settings, overheads, calibration_path())
+        return overheads
+    if options.get("no_calibration"):
+        return NO_OVERHEADS
+    return recall(settings, calibration_path()) or NO_OVERHEADS
+
+
+def read_log(file: Path) -> ServerLog:
+    """Raises SpecError when the file cannot be read or says nothing."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            return parse_server_log(lines)
+    except OSError as error:
+        raise SpecError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _require_same_server(log: ServerLog, engine: EngineSpec) -> None:
+    for said, ours, flag in (
+        (log.engine, engine.engine, "--engine"),
+        (log.tensor_parallel_size, engine.tp, "--tp"),
+        (log.pipeline_parallel_size, engine.pp, "--pp"),
+    ):
+        if said is not None and said != ours:
+            raise SpecError(f"the log is of a server with {flag} {said}, not {ours}: name its own flags")
