@@ -36,6 +36,7 @@ vllm: .venv/installed .venv-vllm/installed
 	$(BIN)/pytest tests/vllm --timeout 900 -s
 
 bench: .venv/installed
+	$(BIN)/python benchmarks/estimator_accuracy.py
 	$(BIN)/python benchmarks/twin_speed.py
 	$(BIN)/python benchmarks/metrics_page.py
 

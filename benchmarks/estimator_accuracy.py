@@ -19,8 +19,11 @@ from oracle import Entry, entries
 
 from estimator.catalog import read_gpu
 from estimator.engine_spec import EngineSpec, SpeculativeSpec
+from estimator.held import InFlight, held_over_life
 from estimator.hf_config import model_spec
-from estimator.spec import SpecError
+from estimator.spec import SpecError, Workload
+from estimator.vllm_cache.defaults import limits
+from estimator.vllm_cache.layout import headline, kv_layout, num_blocks
 from estimator.weights.count import stage_bytes
 
 CLOSE: Final = 0.01
@@ -57,7 +60,50 @@ def weights(entry: Entry) -> Score | None:
     return Score(error=max(abs(ours - their) / their for ours, their in zip(found, theirs, strict=True)))
 
 
-COLUMNS: Final[Mapping[str, Column]] = {"weights": weights}
+def pool(entry: Entry) -> Score | None:
+    """Blocks, bytes a block, blocks a request and the log line, for a given KV budget."""
+    engine, gpu = engine_of(entry), read_gpu(entry.arguments["gpu"])
+    theirs = entry.answers
+    try:
+        model = model_spec(entry.config, entry.model)
+        resolved = limits(model, gpu, engine)
+        layout = kv_layout(model, gpu, engine, resolved)
+    except SpecError:
+        return Score(error=None)
+    blocks = num_blocks(layout, [entry.arguments["kv_cache_memory_bytes"]] * engine.pp)
+    line = headline(layout, blocks, resolved.max_model_len)
+    pairs = (
+        (blocks, theirs["num_blocks"]),
+        *zip(layout.bytes_per_block, theirs["bytes_per_block"], strict=True),
+        (layout.blocks_per_request, theirs["blocks_per_request"]),
+        (line.cache_tokens, theirs["kv_cache_size_tokens"]),
+        (line.max_concurrency, theirs["max_concurrency"]),
+    )
+    return Score(error=max(abs(ours - their) / their for ours, their in pairs))
+
+
+def held(entry: Entry) -> Score | None:
+    """Mean blocks a request holds while it decodes, to the two digits that vLLM's figures have."""
+    if not entry.held:
+        return None
+    engine, gpu = engine_of(entry), read_gpu(entry.arguments["gpu"])
+    try:
+        model = model_spec(entry.config, entry.model)
+        resolved = limits(model, gpu, engine)
+        groups = kv_layout(model, gpu, engine, resolved).groups
+    except SpecError:
+        return Score(error=None)
+    steps = resolved.in_flight_tokens // resolved.max_num_batched_tokens
+    in_flight = InFlight(steps=steps, chunk_tokens=resolved.max_num_batched_tokens)
+    errors = []
+    for theirs in entry.held:
+        workload = Workload.constant(theirs["prompt"], theirs["output"])
+        ours = round(held_over_life(groups, workload, in_flight).mean_blocks, 2)
+        errors.append(abs(ours - theirs["decode_mean"]) / theirs["decode_mean"])
+    return Score(error=max(errors))
+
+
+COLUMNS: Final[Mapping[str, Column]] = {"pool": pool, "held": held, "weights": weights}
 
 
 def cell(scores: Sequence[tuple[str, Score]]) -> str:

@@ -11,13 +11,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from estimator.engine_spec import EngineSpec
 from estimator.memory import EngineLimits, KvBudget
-from estimator.server_log import ServerLog
 from estimator.spec import Interval, SpecError
 from estimator.vllm import Overheads
+
+if TYPE_CHECKING:
+    from estimator.server_log import ServerLog
 
 FORMAT: Final = 1
 FILE_BYTES_MAX: Final = 10_000_000

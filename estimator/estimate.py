@@ -9,8 +9,6 @@ from typing import Final
 from estimator import vllm
 from estimator.capacity import KvPool, Prediction, predict
 from estimator.engine_spec import EngineSpec
-from estimator.lmdeploy import budget as lmdeploy
-from estimator.lmdeploy import defaults as lmdeploy_defaults
 from estimator.memory import Headline, KvBudget
 from estimator.model import ModelSpec
 from estimator.spec import EngineName, GpuSpec, Interval, SpecError, Workload
@@ -19,7 +17,7 @@ from estimator.weights.count import Weights
 
 VERSIONS: Final[Mapping[EngineName, str]] = {
     "vllm": f"vLLM {vllm.VERSION}",
-    "lmdeploy": f"LMDeploy {lmdeploy_defaults.VERSION}",
+    "lmdeploy": f"LMDeploy 0.18",
 }
 
 
@@ -62,6 +60,8 @@ def estimate(
     if engine.engine == "vllm":
         budget = vllm.kv_budget(model, gpu, engine, weights, overheads)
     else:
+        from estimator.lmdeploy import budget as lmdeploy  # half of the start-up, and few ask for it
+
         budget = lmdeploy.kv_budget(model, gpu, engine, weights[0])
     pool = kv_pool(budget)
     max_model_len = budget.limits.max_model_len

@@ -6,12 +6,12 @@ is not known to the byte is refused by name: no number is better than a wrong on
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from estimator.families import dense, generic, hybrid, latent, pruned, qwen_vision, sparse, windowed
 from estimator.fields import Config, Fields, fields_of
 from estimator.model import ModelSpec
 from estimator.spec import SpecError
@@ -19,16 +19,104 @@ from estimator.spec import SpecError
 CONFIG_BYTES_MAX: Final = 10_000_000
 QUANT_FILE: Final = "hf_quant_config.json"
 Reader = Callable[[Fields], ModelSpec]
-READERS: Final[Mapping[str, Reader]] = {
-    **dense.READERS,
-    **sparse.READERS,
-    **qwen_vision.READERS,
-    **pruned.READERS,
-    **windowed.READERS,
-    **latent.READERS,
-    **hybrid.READERS,
+FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "dense": (
+        "LlamaForCausalLM",
+        "MiMoForCausalLM",
+        "MistralForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+    ),
+    "sparse": (
+        "Glm4MoeForCausalLM",
+        "MiniMaxM2ForCausalLM",
+        "MiniMaxM3ForCausalLM",
+        "MiniMaxM3SparseForCausalLM",
+        "MiniMaxM3SparseForConditionalGeneration",
+        "MixtralForCausalLM",
+        "OlmoeForCausalLM",
+        "Qwen2MoeForCausalLM",
+        "Qwen3MoeForCausalLM",
+    ),
+    "qwen_vision": (
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3VLMoeForConditionalGeneration",
+    ),
+    "pruned": ("DeciLMForCausalLM",),
+    "latent": (
+        "AXK1ForCausalLM",
+        "DeepseekForCausalLM",
+        "DeepseekV2ForCausalLM",
+        "DeepseekV32ForCausalLM",
+        "DeepseekV3ForCausalLM",
+        "DeepseekV4ForCausalLM",
+        "Glm4MoeLiteForCausalLM",
+        "GlmMoeDsaForCausalLM",
+        "KimiK25ForConditionalGeneration",
+        "KimiVLForConditionalGeneration",
+        "LongcatFlashForCausalLM",
+        "MistralLarge3ForCausalLM",
+        "PanguUltraMoEForCausalLM",
+    ),
+    "hybrid": (
+        "BailingMoeV2_5ForCausalLM",
+        "BailingMoeV3ForCausalLM",
+        "BambaForCausalLM",
+        "FalconH1ForCausalLM",
+        "FalconMambaForCausalLM",
+        "GraniteMoeHybridForCausalLM",
+        "JambaForCausalLM",
+        "KimiK3ForConditionalGeneration",
+        "KimiLinearForCausalLM",
+        "Lfm2ForCausalLM",
+        "Lfm2MoeForCausalLM",
+        "Lfm2VlForConditionalGeneration",
+        "Mamba2ForCausalLM",
+        "MambaForCausalLM",
+        "MiniMaxM1ForCausalLM",
+        "MiniMaxText01ForCausalLM",
+        "NemotronHForCausalLM",
+        "NemotronHPuzzleForCausalLM",
+        "NemotronH_Nano_VL_V2",
+        "OlmoHybridForCausalLM",
+        "Plamo2ForCausalLM",
+        "Qwen3NextForCausalLM",
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5ForConditionalGeneration",
+        "Qwen3_5MoeForCausalLM",
+        "Qwen3_5MoeForConditionalGeneration",
+        "Zamba2ForCausalLM",
+    ),
+    "windowed": (
+        "Cohere2ForCausalLM",
+        "Exaone4ForCausalLM",
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration",
+        "Gemma3nForCausalLM",
+        "Gemma3nForConditionalGeneration",
+        "Gemma4ForCausalLM",
+        "Gemma4ForConditionalGeneration",
+        "GptOssForCausalLM",
+        "Llama4ForCausalLM",
+        "Llama4ForConditionalGeneration",
+        "MiMoV2FlashForCausalLM",
+        "MiMoV2ForCausalLM",
+        "Ministral3ForCausalLM",
+        "MinistralForCausalLM",
+        "Mistral3ForConditionalGeneration",
+        "Olmo3ForCausalLM",
+        "Phi3ForCausalLM",
+        "Starcoder2ForCausalLM",
+        "Step3p5ForCausalLM",
+        "WhisperForConditionalGeneration",
+    ),
 }
-"""By architecture, the name that vLLM itself dispatches on."""
+"""Module of families/ -> the architectures it reads, the name that vLLM itself dispatches on.
+
+A module is imported only when a model of its family is read: start-up stays short.
+"""
+_MODULE_OF: Final = {name: module for module, names in FAMILIES.items() for name in names}
 
 
 def read_model(path: Path) -> ModelSpec:
@@ -58,7 +146,15 @@ def model_spec(config: Config, name: str) -> ModelSpec:
     architecture = architectures[0] if isinstance(architectures, list) and architectures else None
     if not isinstance(architecture, str):
         raise SpecError("the config names no architectures; give the config.json of a Hugging Face model")
-    return READERS.get(architecture, generic.read_generic)(fields_of(config, name))
+    return reader_of(architecture)(fields_of(config, name))
+
+
+def reader_of(architecture: str) -> Reader:
+    """The reader of its family; of one nobody told us about, the generic reader, which may refuse it."""
+    module = _MODULE_OF.get(architecture, "generic")
+    family = importlib.import_module(f"estimator.families.{module}")
+    reader: Reader = family.read_generic if module == "generic" else family.READERS[architecture]
+    return reader
 
 
 def _read_json(file: Path) -> Config:

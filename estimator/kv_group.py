@@ -20,9 +20,9 @@ class KvGroup:
     """One group of layers with one block table.
 
     full: every computed token. window: the last `reach_tokens` (and those of steps in flight). chunk: the
-    tokens since the last multiple of `reach_tokens`. state: the state before the steps in flight and those
-    they write, one a block of tokens; `state_blocks` at most. cross: blocks for the encoder's
-    `reach_tokens`. block_size in tokens; with context parallelism, of the whole group of ranks.
+    tokens since the last multiple of `reach_tokens`. state: `state_blocks` however long the request is.
+    cross: blocks for the encoder's `reach_tokens`. block_size in tokens; with context parallelism, of the
+    whole group of ranks.
     """
 
     kind: GroupKind
@@ -32,8 +32,12 @@ class KvGroup:
     """Bytes of one block of one layer on one rank; of the whole block where layers differ."""
     reach_tokens: int = 0
     state_blocks: int = 0
-    draft_blocks: int = 0
-    """Of state_blocks, those that speculative tokens write; held all the time."""
+    rolls: bool = False
+    """A state is kept for each block of tokens until the steps that start from it are done."""
+    checkpoint: bool = False
+    """One more state is kept while the last chunk of a prompt is read, of its last whole block."""
+    ahead_tokens: int = 0
+    """Slots a step takes beyond its own tokens, for speculation; at most."""
     headline_blocks: int = 0
     """Blocks the engine's own start-up line counts for a request of max_model_len."""
 
@@ -50,14 +54,18 @@ class KvGroup:
         a block is freed when no token after the settled ones can read it.
         """
         if self.kind == "cross":
-            return ceil_div(self.reach_tokens, self.block_size)
-        blocks = ceil_div(computed_tokens, self.block_size)
+            return self.blocks(self.reach_tokens)
         settled_tokens = max(0, computed_tokens - in_flight_tokens)
-        kept = blocks - self.freed_tokens(settled_tokens) // self.block_size
         if self.kind == "state":
-            most = self.state_blocks if settled_tokens else self.state_blocks - 1  # no state to start from
-            return max(1 + self.draft_blocks, min(most, kept + self.draft_blocks))
-        return kept
+            return self.held_states((settled_tokens, computed_tokens))
+        kept = self.blocks(computed_tokens + self.ahead_tokens)
+        return kept - self.freed_tokens(settled_tokens) // self.block_size
+
+    def held_states(self, ends: tuple[int, ...]) -> int:
+        """Blocks of a state group when the last settled step and those in flight end at these tokens."""
+        if not self.rolls:
+            return self.state_blocks
+        return self.state_blocks - 1 + max(1, len({self.blocks(end) for end in ends if end}))
 
     def freed_tokens(self, settled_tokens: int) -> int:
         """Tokens at the front of which nothing needs to be kept once `settled_tokens` are computed."""
@@ -65,9 +73,11 @@ class KvGroup:
             return max(0, settled_tokens - self.reach_tokens + 1)
         if self.kind == "chunk":
             return settled_tokens // self.reach_tokens * self.reach_tokens
-        if self.kind == "state":
-            return max(0, settled_tokens - 1)
         return 0
+
+    def blocks(self, tokens: int) -> int:
+        """Blocks that `tokens` fill from the start."""
+        return ceil_div(tokens, self.block_size)
 
 
 def full_group(block_size: int, *, layers: int = 1, page_bytes: int = 0) -> KvGroup:

@@ -13,7 +13,9 @@ only N_guaranteed is safe.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from estimator.kv_group import KvGroup
@@ -30,9 +32,10 @@ TILTS: Final = 24
 GOLDEN: Final = (math.sqrt(5.0) - 1.0) / 2.0
 
 
+@lru_cache(maxsize=64)
 def held_histogram(
-    groups: Sequence[KvGroup], workload: Workload, in_flight_tokens: int = 0
-) -> dict[int, float]:
+    groups: tuple[KvGroup, ...], workload: Workload, in_flight_tokens: int = 0
+) -> Mapping[int, float]:
     """Share of its running time that a request of this workload holds each number of blocks.
 
     Lengths are taken at evenly spaced shares of their distributions, the life of a request at evenly spaced
@@ -48,57 +51,75 @@ def held_histogram(
                 held = sum(group.held(tokens, in_flight_tokens) for group in groups)
                 weights[held] = weights.get(held, 0.0) + steps / points
     total = sum(weights.values())
-    return {held: weight / total for held, weight in sorted(weights.items())}
+    return MappingProxyType({held: weight / total for held, weight in sorted(weights.items())})
 
 
-def n_sustained(histogram: dict[int, float], usable_blocks: int, guaranteed: int) -> int:
-    """Largest N whose chance of any preemption in an hour is at most 1%; never below N_guaranteed."""
-    mean = sum(held * share for held, share in histogram.items())
-    low, high = guaranteed, max(guaranteed, int(usable_blocks / mean))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if preemption_chance(histogram, usable_blocks, middle) <= PREEMPTION_CHANCE_MAX:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def n_sustained(histogram: Mapping[int, float], usable_blocks: int, guaranteed: int) -> int:
+    """Largest N whose chance of any preemption in an hour is at most 1%; never below N_guaranteed.
+
+    At a given tilt t the largest N solves log(N * moments) + N * log E[exp(t h)] - t * blocks = log(1%);
+    the best tilt is found by golden section, so that each tilt is worked out once.
+    """
+    if usable_blocks < 1:
+        return guaranteed
+    blocks = usable_blocks + 1
+    budget = math.log(PREEMPTION_CHANCE_MAX * STEP_S / HOUR_S)
+    largest = _highest(
+        lambda tilt: _requests(_log_moment(histogram, tilt), tilt * blocks + budget), histogram
+    )
+    return max(guaranteed, min(int(largest), int(usable_blocks / _mean(histogram))))
 
 
-def preemption_chance(histogram: dict[int, float], usable_blocks: int, requests: int) -> float:
+def preemption_chance(histogram: Mapping[int, float], usable_blocks: int, requests: int) -> float:
     """An upper bound, at most 1, of the chance that `requests` ask for more than there is within an hour."""
-    opportunities = requests * HOUR_S / STEP_S
-    log_chance = math.log(opportunities) + _log_tail(histogram, usable_blocks + 1, requests)
-    return math.exp(min(0.0, log_chance))
+    blocks = usable_blocks + 1
+    if requests * max(histogram) < blocks:
+        return 0.0
+    gain = _highest(lambda tilt: tilt * blocks - requests * _log_moment(histogram, tilt), histogram)
+    return math.exp(min(0.0, math.log(requests * HOUR_S / STEP_S) - max(0.0, gain)))
 
 
-def _log_tail(histogram: dict[int, float], blocks: int, requests: int) -> float:
-    """Chernoff's bound of log P(sum of `requests` draws >= blocks), least over the tilt by golden section."""
+def _requests(log_moment: float, room: float) -> float:
+    """N with log N + N * log_moment = room, by Newton's method; 0 where not even one request fits."""
+    if room <= log_moment:
+        return 0.0
+    count = room / log_moment
+    for _ in range(6):
+        count -= (math.log(count) + count * log_moment - room) / (1.0 / count + log_moment)
+        count = max(count, 1.0)
+    return count
+
+
+def _log_moment(histogram: Mapping[int, float], tilt: float) -> float:
+    """log E[exp(tilt * held)], the largest term taken out so that nothing overflows."""
     longest = max(histogram)
-    if requests * longest < blocks:
-        return -math.inf
-    pairs = [(share, held - longest) for held, share in histogram.items()]
+    moment = sum(share * math.exp(tilt * (held - longest)) for held, share in histogram.items())
+    return math.log(moment) + tilt * longest
 
-    def exponent(tilt: float) -> float:
-        moment = sum(share * math.exp(tilt * short) for share, short in pairs)
-        return requests * (math.log(moment) + tilt * longest) - tilt * blocks
 
+def _highest(of: Callable[[float], float], histogram: Mapping[int, float]) -> float:
+    """The most `of` reaches at any tilt, by golden section."""
     low, high = 0.0, 50.0 / max(1.0, _spread(histogram))
     left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-    at_left, at_right = exponent(left), exponent(right)
+    at_left, at_right = of(left), of(right)
     for _ in range(TILTS):
-        if at_left < at_right:
+        if at_left > at_right:
             high, right, at_right = right, left, at_left
             left = high - GOLDEN * (high - low)
-            at_left = exponent(left)
+            at_left = of(left)
         else:
             low, left, at_left = left, right, at_right
             right = low + GOLDEN * (high - low)
-            at_right = exponent(right)
-    return min(0.0, at_left, at_right)
+            at_right = of(right)
+    return max(at_left, at_right)
 
 
-def _spread(histogram: dict[int, float]) -> float:
-    mean = sum(held * share for held, share in histogram.items())
+def _mean(histogram: Mapping[int, float]) -> float:
+    return sum(held * share for held, share in histogram.items())
+
+
+def _spread(histogram: Mapping[int, float]) -> float:
+    mean = _mean(histogram)
     return math.sqrt(sum(share * (held - mean) ** 2 for held, share in histogram.items()))
 
 

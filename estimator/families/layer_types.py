@@ -18,6 +18,8 @@ FULL: Final = "full_attention"
 SLIDING: Final = "sliding_attention"
 CHUNKED: Final = "chunked_attention"
 KNOWN: Final = (FULL, SLIDING)
+MAX_WINDOW_LAYERS: Final = 28
+"""Qwen's max_window_layers where its config.json is silent: so many layers before the first that slides."""
 
 
 def with_defaults(fields: Fields, defaults: Mapping[str, Any]) -> Fields:
@@ -59,11 +61,32 @@ def common_window(fields: Fields, kinds: Sequence[str]) -> int | None:
 
 
 def windows(fields: Fields, kinds: Sequence[str]) -> tuple[int | None, ...]:
-    """The window of each layer, None where it sees every token. Without kinds every layer has the window.
-
-    Raises SpecError for sliding layers without a size of their window.
-    """
+    """The window of each layer, None where it sees every token. Without kinds every layer has the window."""
     size = window(fields)
     if not kinds:
         return (size,) * layer_count(fields)
     return tuple(size if kind == SLIDING else None for kind in kinds)
+
+
+def listed_windows(fields: Fields) -> tuple[int | None, ...]:
+    """The windows of a class that heeds layer_types (Llama, Mistral)."""
+    return windows(fields, layer_types(fields))
+
+
+def asked_windows(fields: Fields) -> tuple[int | None, ...]:
+    """The windows of a class that knows one window for all layers, where use_sliding_window asks for it.
+
+    Raises UnsupportedModel for a window in some layers only, which vLLM refuses too.
+    Source: vLLM 0.32 models/qwen2.py Qwen2Model, Transformers Qwen2Config.
+    """
+    layers = layer_count(fields)
+    if not fields.flag("use_sliding_window"):
+        return (None,) * layers
+    first = fields.size("max_window_layers", default=MAX_WINDOW_LAYERS, least=0)
+    kinds = layer_types(fields) or (FULL,) * min(first, layers) + (SLIDING,) * (layers - first)
+    if len(set(kinds)) > 1 and first != layers:
+        raise UnsupportedModel(
+            f"not yet supported: max_window_layers {first} of {layers} layers; "
+            "vLLM serves a window in all of them or in none"
+        )
+    return (common_window(fields, kinds),) * layers

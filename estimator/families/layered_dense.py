@@ -14,7 +14,8 @@ from typing import Any, Final, Literal
 from estimator.families.common import Body, assemble, layer_count, read_heads
 from estimator.families.layer_types import every, layer_types, windows, with_defaults
 from estimator.families.parts import Heads, attention, gated_mlp, norm
-from estimator.fields import Fields
+from estimator.families.towers import pixtral_tower, siglip_tower
+from estimator.fields import Fields, shown
 from estimator.model import Layer, Matrix, ModelSpec, Part, Split
 from estimator.spec import UnsupportedModel
 
@@ -49,6 +50,8 @@ class Layered:
     """The key that turns qk_norm on; None: it is always there."""
     is_scaled: bool = False
     """max_position_embeddings counts what rope_scaling adds already."""
+    rope_tables: int = 1
+    """Rotary tables: Gemma 3 has one for each kind of layer; Transformers' own classes keep none."""
     tower: Tower | None = None
 
 
@@ -59,18 +62,16 @@ def read_layered(fields: Fields, layered: Layered) -> ModelSpec:
         raise UnsupportedModel("not yet supported: use_bidirectional_attention, an encoder without a cache")
     hidden, intermediate = fields.size("hidden_size"), fields.size("intermediate_size")
     bias = layered.has_bias and fields.flag("attention_bias")
-    heads = replace(
-        read_heads(fields), bias=bias, output_bias=bias, qk_norm=layered.qk_norm == "head"
-    )
+    heads = replace(read_heads(fields), bias=bias, output_bias=bias, qk_norm=layered.qk_norm == "head")
     matrices = (
         *(norm(name, hidden) for name in layered.norms),
         *attention(hidden, heads),
         *_wide_norms(fields, layered, heads),
         *gated_mlp(hidden, intermediate),
     )
+    reaches = _reaches(fields, layered)
     layers = {
-        size: Layer(caches=(heads.cache(window_tokens=size),), matrices=matrices)
-        for size in set(reaches := _reaches(fields, layered))
+        size: Layer(caches=(heads.cache(window_tokens=size),), matrices=matrices) for size in set(reaches)
     }
     return assemble(
         _unscaled(fields) if layered.is_scaled else fields,
@@ -78,10 +79,23 @@ def read_layered(fields: Fields, layered: Layered) -> ModelSpec:
             layers=[layers[size] for size in reaches],
             intermediate_size=intermediate,
             attention_heads=heads.heads,
-            rope_size=heads.head_size,
+            rope_size=heads.head_size * layered.rope_tables,
             tower=layered.tower(fields) if layered.tower else (),
         ),
     )
+
+
+def read_mistral3(fields: Fields) -> ModelSpec:
+    """A Pixtral tower before one of two Mistral decoders."""
+    kind = fields.word("model_type", default="mistral")
+    if kind not in MISTRAL3:
+        raise UnsupportedModel(
+            f"not yet supported: a text_config of model_type {shown(kind)}; known are {', '.join(MISTRAL3)}"
+        )
+    spec = read_layered(fields, replace(MISTRAL3[kind], tower=pixtral_tower))
+    if fields.has("tie_word_embeddings") or fields.outer.get("tie_word_embeddings") is not None:
+        return spec
+    return replace(spec, cautions=(*spec.cautions, UNTIED))
 
 
 def _reaches(fields: Fields, layered: Layered) -> list[int | None]:
@@ -128,11 +142,20 @@ GEMMA3: Final = Layered(
     norms=SANDWICH,
     qk_norm="head",
     is_scaled=True,
+    rope_tables=2,
 )
-MISTRAL: Final = {"num_key_value_heads": 8, "sliding_window": 4096}
+MISTRAL: Final = Layered(defaults={"num_key_value_heads": 8, "sliding_window": 4096})
+MINISTRAL3: Final = Layered(defaults={"num_key_value_heads": 8, "head_dim": 128})
+MISTRAL3: Final = {"mistral": MISTRAL, "ministral3": MINISTRAL3}
+"""The decoders of Mistral3ForConditionalGeneration, by model_type."""
+UNTIED: Final = (
+    "the config does not say tie_word_embeddings: an output head of its own is counted, which vLLM "
+    "leaves out where the checkpoint has none"
+)
 LAYERED: Final[Mapping[str, Layered]] = {
     "Gemma2ForCausalLM": Layered(defaults=GEMMA, period=2, norms=SANDWICH),
     "Gemma3ForCausalLM": GEMMA3,
+    "Gemma3ForConditionalGeneration": replace(GEMMA3, tower=siglip_tower),
     "Cohere2ForCausalLM": Layered(
         defaults={"sliding_window": 4096, "tie_word_embeddings": True},
         period=4,
@@ -150,13 +173,15 @@ LAYERED: Final[Mapping[str, Layered]] = {
         norms=AFTERWARDS,
         qk_norm="head",
     ),
-    "Ministral3ForCausalLM": Layered(defaults={"num_key_value_heads": 8, "head_dim": 128}),
+    "Ministral3ForCausalLM": MINISTRAL3,
+    "MinistralForCausalLM": replace(MISTRAL, has_bias=False, rope_tables=0),
     "Olmo3ForCausalLM": Layered(
-        defaults={"sliding_window": 4096}, period=4, norms=AFTERWARDS, qk_norm="whole"
+        defaults={"sliding_window": 4096}, period=4, norms=AFTERWARDS, qk_norm="whole", rope_tables=0
     ),
     "Phi3ForCausalLM": Layered(defaults={}),
 }
 
 READERS: Final[Mapping[str, Callable[[Fields], ModelSpec]]] = {
-    name: partial(read_layered, layered=layered) for name, layered in LAYERED.items()
+    **{name: partial(read_layered, layered=layered) for name, layered in LAYERED.items()},
+    "Mistral3ForConditionalGeneration": read_mistral3,
 }

@@ -12,6 +12,7 @@ from typing import Final
 from estimator.families.common import Body, assemble, layer_count, read_heads
 from estimator.families.layer_types import with_defaults
 from estimator.families.parts import attention, gated_experts, gated_mlp, norm, router
+from estimator.families.towers import llama4_tower
 from estimator.fields import Fields
 from estimator.model import Layer, Matrix, ModelSpec
 from estimator.spec import SpecError
@@ -56,6 +57,7 @@ def read_llama4(fields: Fields, *, has_tower: bool) -> ModelSpec:
             rope_size=heads.head_size,
             experts=fields.size("num_local_experts"),
             experts_per_token=visited,
+            tower=llama4_tower(fields) if has_tower else (),
         ),
     )
 

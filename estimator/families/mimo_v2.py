@@ -33,7 +33,7 @@ def read_mimo_v2(fields: Fields) -> ModelSpec:
             layers=[layers[kind] for kind in kinds],
             intermediate_size=width,
             attention_heads=heads.heads,
-            rope_size=heads.head_size,
+            rope_size=_rope_size(fields),
             experts=fields.size("n_routed_experts") if is_mixture else 0,
             experts_per_token=visited,
         ),
@@ -70,6 +70,16 @@ def _heads(fields: Fields, prefix: str) -> Heads:
         head_size_v=fields.size(f"{prefix}v_head_dim", default=head_size),
         bias=fields.flag("attention_bias"),
     )
+
+
+def _rope_size(fields: Fields) -> int:
+    """Rotary elements of a position: a table for either kind of layer, one where they are the same."""
+    share = fields.number("partial_rotary_factor", default=1.0, least=0.0, most=1.0)
+    tables = {
+        (int(fields.size(f"{prefix}head_dim") * share), fields.values.get(f"{prefix}rope_theta"))
+        for prefix in ("", SWA)
+    }
+    return sum(size for size, _ in tables)
 
 
 def _mixture(fields: Fields) -> tuple[Matrix, ...]:

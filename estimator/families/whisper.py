@@ -11,7 +11,8 @@ from typing import Final
 
 from estimator.families.common import Body, assemble
 from estimator.families.layer_types import with_defaults
-from estimator.families.parts import Heads, attention, layer_norm, linear, table
+from estimator.families.parts import Heads, attention, linear
+from estimator.families.towers import layer_norm, table
 from estimator.fields import LAYERS_MAX, Fields
 from estimator.model import Layer, Matrix, ModelSpec
 from estimator.spec import SpecError
@@ -101,4 +102,6 @@ def _mlp(hidden: int, wide: int) -> tuple[Matrix, ...]:
     )
 
 
-READERS: Final[Mapping[str, Callable[[Fields], ModelSpec]]] = {"WhisperForConditionalGeneration": read_whisper}
+READERS: Final[Mapping[str, Callable[[Fields], ModelSpec]]] = {
+    "WhisperForConditionalGeneration": read_whisper
+}

@@ -23,7 +23,7 @@ from estimator.model import (
     RecurrentState,
 )
 from estimator.spec import GpuSpec, SpecError
-from estimator.vllm_cache.formats import FP8_NAMES, is_quantised, is_turboquant
+from estimator.vllm_cache.formats import FP8_NAMES, generation, is_quantised, is_turboquant
 
 DEFAULT_BLOCK_SIZE: Final = 16
 """Source: config/cache.py CacheConfig.DEFAULT_BLOCK_SIZE."""
@@ -75,35 +75,35 @@ DEEPSEEK_V4: Final = Kernel(name="FLASHMLA_SPARSE_DSV4", sizes=(256,))
 FLASHINFER_HEAD_SIZES: Final = frozenset({64, 128, 256, 512})
 IMAGE_PREFIX_HEAD_SIZES: Final = frozenset({256, 512})
 IMAGE_PREFIX_TYPES: Final = frozenset({"bagel", "gemma3", "gemma4", "molmo2", "moondream3", "paligemma"})
-"""Model types whose image tokens see each other. Source: transformers_utils/model_arch_config_convertor.py."""
+"""Whose image tokens see each other. Source: transformers_utils/model_arch_config_convertor.py."""
 
 
-def kernels(model: ModelSpec, gpu: GpuSpec, kv_dtype: str) -> tuple[Kernel, ...]:
+def kernels(model: ModelSpec, gpu: GpuSpec, kv_dtype: str, drafts: Sequence[Layer]) -> tuple[Kernel, ...]:
     """Distinct kernels of the layers with attention, in the order of the layers; recurrent ones do not count.
 
     Source: platforms/interface.py _find_non_ssm_backends.
     """
     found: dict[Kernel, None] = {}
-    last = len(model.layers) - 1
-    for index, layer in enumerate(model.layers):
-        kept = is_turboquant(kv_dtype) and is_boundary(model, index, last)
+    for index, layer in enumerate((*model.layers, *drafts)):
         for cache in layer.caches:
             if not isinstance(cache, RecurrentState):
-                found[kernel_of(model, gpu, layer, cache, "auto" if kept else kv_dtype)] = None
+                found[kernel_of(model, gpu, layer, cache, stored_dtype(model, kv_dtype, index))] = None
     return tuple(found)
 
 
-def is_boundary(model: ModelSpec, index: int, last: int) -> bool:
-    """Whether TurboQuant leaves this layer in the model's dtype: the first two and the last two.
+def stored_dtype(model: ModelSpec, kv_dtype: str, index: int) -> str:
+    """The KV dtype of one layer: TurboQuant leaves the first two and the last two in the model's own.
 
     Source: layers/quantization/turboquant/config.py get_boundary_skip_layers (none in hybrid models).
     """
-    return not model.has_state and (index < 2 or index > last - 2)
+    count = len(model.layers)
+    is_boundary = index < 2 or count - 2 <= index < count
+    return "auto" if is_turboquant(kv_dtype) and is_boundary and not model.has_state else kv_dtype
 
 
 def kernel_of(model: ModelSpec, gpu: GpuSpec, layer: Layer, cache: Cache, kv_dtype: str) -> Kernel:
     """The kernel of one cache of a layer. Raises SpecError when no backend serves it on this GPU."""
-    major = gpu.compute_capability[0]
+    major = generation(gpu)
     if isinstance(cache, CompressedAttention):
         return DEEPSEEK_V4
     if isinstance(cache, IndexerKeys):
@@ -134,7 +134,7 @@ def _dense(model: ModelSpec, major: int, cache: Attention, kv_dtype: str) -> Ker
 
 def _dense_blackwell(model: ModelSpec, cache: Attention) -> Kernel:
     """trtllm-gen runs pages of 128 tokens and more for grouped queries alone."""
-    if model.model_type in IMAGE_PREFIX_TYPES and "ConditionalGeneration" in model.architecture:
+    if sees_image_prefixes(model):
         return TRITON_FLASHINFER if cache.head_size in IMAGE_PREFIX_HEAD_SIZES else TRITON
     if cache.head_size not in FLASHINFER_HEAD_SIZES or cache.cross:
         return FLASH_ATTN
@@ -150,10 +150,19 @@ def _latent(major: int, kv_dtype: str) -> Kernel:
 
 
 def _sparse_latent(gpu: GpuSpec, kv_dtype: str) -> Kernel:
-    major = gpu.compute_capability[0]
+    major = generation(gpu)
     if major not in (9, 10, 12):
         raise SpecError(f"vLLM has no sparse latent attention for {gpu.name}; take a Hopper or Blackwell GPU")
     return FLASHINFER_MLA_SPARSE if major == 10 and is_quantised(kv_dtype) else MLA_SPARSE
+
+
+def sees_image_prefixes(model: ModelSpec) -> bool:
+    """Whether the model is served with images whose tokens see each other (vLLM's is_mm_prefix_lm)."""
+    return family_of(model) in IMAGE_PREFIX_TYPES and "ConditionalGeneration" in model.architecture
+
+
+def family_of(model: ModelSpec) -> str:
+    return model.model_type.removesuffix("_text")
 
 
 def common_block_size(found: Sequence[Kernel]) -> int:
@@ -163,7 +172,9 @@ def common_block_size(found: Sequence[Kernel]) -> int:
     """
     if all(kernel.accepts(DEFAULT_BLOCK_SIZE) for kernel in found):
         return DEFAULT_BLOCK_SIZE
-    candidates = sorted({math.lcm(*sizes) for sizes in itertools.product(*(kernel.sizes for kernel in found))})
+    candidates = sorted(
+        {math.lcm(*sizes) for sizes in itertools.product(*(kernel.sizes for kernel in found))}
+    )
     return next(size for size in candidates if all(kernel.accepts(size) for kernel in found))
 
 

@@ -14,7 +14,7 @@ from estimator.units import ceil_div
 SCALE_BYTES: Final = 4
 """One float32 scale for each head's K and V of a token (v1/attention/backends/triton_attn.py)."""
 DS_MLA_BYTES: Final[Mapping[str, int]] = {"fp8_ds_mla": 656, "nvfp4_ds_mla": 352}
-"""A token's packed latent, scales and rotary part. Source: mla_attention.py MLAAttention.get_kv_cache_spec."""
+"""A token's packed latent, scales and rotary part. Source: mla_attention.py get_kv_cache_spec."""
 FP8_NAMES: Final = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc"})
 FP8_ON_BLACKWELL: Final = frozenset({"GlmMoeDsaForCausalLM"})
 """Architectures whose "auto" is fp8 there. Source: model_executor/models/config.py."""
@@ -88,6 +88,16 @@ FORMATS: Final[Mapping[str, KvFormat]] = {
 LATENT_FORMATS: Final = frozenset({"auto", "bfloat16", "float16", *FP8_NAMES, *DS_MLA_BYTES})
 
 
+def generation(gpu: GpuSpec) -> int:
+    """Major compute capability: 8 Ampere and Ada, 9 Hopper, 10 and 12 Blackwell. SpecError for others."""
+    if gpu.compute_capability is None:
+        raise SpecError(
+            f"{gpu.name}: which attention kernels vLLM picks there, and so its block size, is not known; "
+            "name an NVIDIA GPU"
+        )
+    return gpu.compute_capability[0]
+
+
 def is_turboquant(kv_dtype: str) -> bool:
     return kv_dtype.startswith("turboquant_")
 
@@ -104,8 +114,10 @@ def kv_dtype_of(model: ModelSpec, gpu: GpuSpec, engine: EngineSpec) -> str:
     """
     asked = engine.kv_cache_dtype
     _require_known(model, asked)
-    stored = (model.quantisation and model.quantisation.kv_cache_dtype) or "auto" if asked == "auto" else asked
-    major = gpu.compute_capability[0]
+    stored = (
+        (model.quantisation and model.quantisation.kv_cache_dtype) or "auto" if asked == "auto" else asked
+    )
+    major = generation(gpu)
     if stored == "auto" and model.architecture in FP8_ON_BLACKWELL and major == 10:
         stored = "fp8_e4m3"
     if not _is_sparse(model):
@@ -143,6 +155,11 @@ def latent_bytes(model: ModelSpec, kv_dtype: str, latent_size: int) -> int:
     if kv_dtype in DS_MLA_BYTES:
         return DS_MLA_BYTES[kv_dtype]
     return latent_size * (1 if kv_dtype in FP8_NAMES else DTYPE_BYTES[model.dtype])
+
+
+def indexer_bytes(head_size: int) -> int:
+    """fp8 and a float32 scale for every 128 elements. Source: models/deepseek_v2.py Indexer."""
+    return head_size + head_size // 128 * 4
 
 
 def stored_as(model: ModelSpec, kv_dtype: str) -> str:

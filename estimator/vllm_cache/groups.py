@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from estimator.model import CompressedAttention
 from estimator.spec import UnsupportedModel
 from estimator.units import ceil_div
-from estimator.model import CompressedAttention
-from estimator.vllm_cache.pages import LayerSpec, PlacedSpec, Rank, placed_specs
+from estimator.vllm_cache.layer_spec import LayerSpec, PlacedSpec
+from estimator.vllm_cache.pages import placed_specs
+from estimator.vllm_cache.rank import Rank
 
 Group = tuple[PlacedSpec, ...]
 
@@ -49,7 +51,7 @@ def _slots(spec: LayerSpec) -> tuple[object, ...]:
     Source: kv_cache_interface.py is_uniform_with_collection of each spec.
     """
     family = "full" if spec.kind in FULL_KINDS else spec.kind
-    size = (spec.page_bytes, spec.state_blocks) if spec.kind == "state" else ()
+    size = (spec.page_bytes, spec.state_blocks, spec.checkpoint) if spec.kind == "state" else ()
     return (spec.block_size, family, spec.reach_tokens, size)
 
 
@@ -79,7 +81,7 @@ def _promoted(specs: Sequence[PlacedSpec]) -> Sequence[PlacedSpec]:
     ]
     if not _same_slots(promoted):
         raise UnsupportedModel(
-            "--disable-hybrid-kv-cache-manager: vLLM cannot bring this model's layers to one kind; leave it out"
+            "--disable-hybrid-kv-cache-manager: vLLM cannot bring these layers to one kind; leave it out"
         )
     return promoted
 

@@ -16,9 +16,11 @@ from estimator.memory import EngineLimits, Headline
 from estimator.model import ModelSpec
 from estimator.spec import GpuSpec
 from estimator.units import ceil_div
+from estimator.vllm_cache.defaults import concurrent_batches
 from estimator.vllm_cache.formats import stored_as
 from estimator.vllm_cache.groups import Group, groups_of
-from estimator.vllm_cache.pages import LayerSpec, SpecKind, draft_layers, rank_of
+from estimator.vllm_cache.layer_spec import LayerSpec, SpecKind
+from estimator.vllm_cache.rank import draft_layers, rank_of
 
 GROUP_KINDS: Final[Mapping[SpecKind, GroupKind]] = {
     "full": "full",
@@ -94,6 +96,9 @@ def _kv_group(group: Group, model: ModelSpec, engine: EngineSpec, limits: Engine
         page_bytes=pages.pop() if len(pages) == 1 else sum(placed.spec.page_bytes for placed in group),
         reach_tokens=limits.max_num_batched_tokens if kind == "cross" else first.reach_tokens + retained,
         state_blocks=first.state_blocks,
+        rolls=first.rolls,
+        checkpoint=first.checkpoint,
+        ahead_tokens=_ahead_tokens(engine) if kind in ("full", "window", "chunk") else 0,
         headline_blocks=_headline_blocks(first, retained, engine, limits),
     )
 
@@ -112,7 +117,18 @@ def _headline_blocks(spec: LayerSpec, retained: int, engine: EngineSpec, limits:
         case "cross":
             return ceil_div(limits.max_num_batched_tokens, spec.block_size)
         case "state":
-            return spec.state_blocks
+            return spec.state_blocks + spec.rolls + spec.checkpoint
+
+
+def _ahead_tokens(engine: EngineSpec) -> int:
+    """Slots of guessed tokens: of each step in flight until it is known which were right, and the drafter's.
+
+    Source: v1/core/kv_cache_manager.py allocate_slots (num_lookahead_tokens), config/vllm.py.
+    """
+    if engine.speculative is None:
+        return 0
+    guessed = engine.speculative.num_speculative_tokens
+    return guessed * concurrent_batches(engine) + engine.lookahead_tokens
 
 
 def _retained_tokens(model: ModelSpec, engine: EngineSpec) -> int:

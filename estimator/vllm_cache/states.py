@@ -84,5 +84,7 @@ def _recurrent_bytes(model: ModelSpec, engine: EngineSpec, state: RecurrentState
 
 def _share(model: ModelSpec, count: int, tp: int) -> int:
     if count % tp != 0:
-        raise SpecError(f"--tp {tp} does not divide the recurrent layers of {model.name}; choose a smaller one")
+        raise SpecError(
+            f"--tp {tp} does not divide the recurrent layers of {model.name}; choose a smaller one"
+        )
     return count // tp

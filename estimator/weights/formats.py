@@ -73,9 +73,15 @@ def _fp8_block(shard: Shard, group_size: int | None, *, scale_bytes: int = SCALE
 
 
 def _check_blocks(shard: Shard, block: int) -> None:
-    """Source: validate_fp8_block_shape: the last of merged matrices may end inside a block if undivided."""
-    is_cut = shard.is_divided and shard.split == "output"
-    checked = shard.rows if is_cut else shard.rows[:-1]
+    """Source: validate_fp8_block_shape and linear.py _maybe_allow_fp8_block_shape_mismatch.
+
+    Merged column-parallel matrices may be cut anywhere; of merged whole ones the last may end inside a block.
+    """
+    is_merged = len(shard.rows) > 1
+    if shard.split == "output":
+        checked = shard.rows if shard.is_divided and not is_merged else ()
+    else:
+        checked = shard.rows[:-1]
     if any(rows % block for rows in checked):
         raise _DoesNotFit(block)
     if shard.is_divided and shard.split == "input" and shard.columns % block:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 from estimator.calibration import calibration_path, overheads_from_log, recall, remember, settings_of
 from estimator.catalog import find_model, read_gpu
@@ -12,14 +12,14 @@ from estimator.engine_spec import EngineSpec
 from estimator.estimate import Estimate, estimate
 from estimator.hf_config import read_model
 from estimator.model import ModelSpec
-from estimator.server_log import ServerLog, parse_server_log
 from estimator.spec import GpuSpec, SpecError, Workload
 from estimator.vllm import NO_OVERHEADS, VERSION, Overheads
 from estimator.vllm_cache.defaults import limits
 from estimator.weights.count import Weights, weights_of_tensors, weights_on_rank
 from loadtest.cli.engine_flags import engine_from, single
 
-LOG_BYTES_MAX: Final = 200_000_000
+if TYPE_CHECKING:
+    from estimator.server_log import ServerLog
 
 
 def read_named(model: str) -> tuple[ModelSpec, Path | None]:
@@ -76,6 +76,8 @@ def _overheads(spec: ModelSpec, gpu: GpuSpec, engine: EngineSpec, options: Mappi
 
 def read_log(file: Path) -> ServerLog:
     """Raises SpecError when the file cannot be read or says nothing."""
+    from estimator.server_log import parse_server_log  # its patterns are for those who have a log
+
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
             return parse_server_log(lines)

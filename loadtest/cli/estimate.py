@@ -15,7 +15,7 @@ from estimator.spec import SpecError, Workload
 from estimator.what_if import what_if
 from loadtest.cli.answers import estimate_from, read_named
 from loadtest.cli.engine_flags import SIZE, catalog_names, combinations, engine_flags, engine_from, single
-from loadtest.reporter.estimate_text import estimate_dict, estimate_text, textbook_dict, textbook_text
+from loadtest.reporter.estimate_text import estimate_dict, estimate_text
 from loadtest.reporter.host_text import host_dict, host_text
 from loadtest.reporter.what_if_text import what_if_csv, what_if_text
 
@@ -65,6 +65,8 @@ def _output(model: str | None, options: Mapping[str, Any]) -> str:
 
 
 def _textbook_division(model: str | None, options: Mapping[str, Any]) -> str:
+    from loadtest.reporter.textbook_division import textbook_dict, textbook_text
+
     vram_gib, request_mib = options["free_vram_gib"], options["per_request_mib"]
     if model is not None or vram_gib is None or request_mib is None:
         raise SpecError("the textbook answer takes --free-vram-gib and --per-request-mib, and no MODEL")
@@ -96,7 +98,9 @@ def _workload(options: Mapping[str, Any]) -> Workload | None:
 
 def _table(model: str, options: Mapping[str, Any]) -> str:
     spec, folder = read_named(model)
-    servers = [(read_gpu(row["gpu"]), engine_from(row)) for row in combinations(options)]
+    asked = combinations(options)
+    gpus = {name: read_gpu(name) for name in {row["gpu"]: None for row in asked}}
+    servers = [(gpus[row["gpu"]], engine_from(row)) for row in asked]
     rows = what_if(spec, folder, servers, _workload(options))
     if options["as_csv"]:
         return what_if_csv(rows)

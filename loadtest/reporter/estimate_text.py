@@ -11,7 +11,6 @@ from typing import Any, Final
 from estimator.estimate import VERSIONS, Estimate
 from estimator.kv_group import KvGroup
 from estimator.memory import Ledger
-from estimator.rules_of_thumb import RULES, textbook_requests
 from estimator.spec import Interval, Lengths
 from estimator.units import format_bytes
 from loadtest.reporter.buffer import BUFFER_RATIO, safe_limit
@@ -103,30 +102,6 @@ def n_safe(answer: Estimate) -> Interval:
     )
 
 
-def textbook_text(free_vram_gib: float, per_request_mib: float) -> str:
-    """The textbook division, with the reason not to trust it."""
-    requests = textbook_requests(free_vram_gib, per_request_mib)
-    rule = RULES["requests"]
-    lines = [
-        f"The textbook: {rule.formula}",
-        *_row("requests", f"{requests:,}", f"floor({free_vram_gib:g} GiB x 1024 / {per_request_mib:g} MiB)"),
-        *_row("N_safe", f"{safe_limit(requests):,}", f"floor({KEPT_TEXT} x {requests:,})"),
-    ]
-    return "\n".join((*lines, "", *_wrapped("It misleads: ", rule.misleads)))
-
-
-def textbook_dict(free_vram_gib: float, per_request_mib: float) -> dict[str, Any]:
-    """The same for a machine."""
-    requests = textbook_requests(free_vram_gib, per_request_mib)
-    return {
-        "free_vram_gib": free_vram_gib,
-        "per_request_mib": per_request_mib,
-        "requests": requests,
-        "n_safe": safe_limit(requests),
-        "misleads": RULES["requests"].misleads,
-    }
-
-
 def _title(answer: Estimate) -> list[str]:
     engine = answer.engine
     gpus = engine.tp * engine.pp
@@ -136,7 +111,7 @@ def _title(answer: Estimate) -> list[str]:
         f"max_model_len {answer.budget.limits.max_model_len:,}",
         f"KV cache {answer.budget.stored_as}",
     )
-    return _wrapped("", " | ".join(facts))
+    return wrapped("", " | ".join(facts))
 
 
 def _ledger(answer: Estimate) -> list[str]:
@@ -145,11 +120,11 @@ def _ledger(answer: Estimate) -> list[str]:
     where = "Memory of a GPU"
     if stages > 1:
         where = f"GPU of stage {budget.ledgers.index(ledger) + 1} of {stages}"
-    rows = _row(where, "likely", "from", "range", indent="")
+    rows = row(where, "likely", "from", "range", indent="")
     for line in ledger.lines:
         size = line.size_bytes
-        rows += _row(line.name, format_bytes(size.likely), line.source, _range(size, format_bytes))
-    return rows + _row("= total", format_bytes(ledger.total_bytes), "what CUDA reports")
+        rows += row(line.name, format_bytes(size.likely), line.source, _range(size, format_bytes))
+    return rows + row("= total", format_bytes(ledger.total_bytes), "what CUDA reports")
 
 
 def _cache(answer: Estimate) -> list[str]:
@@ -158,10 +133,10 @@ def _cache(answer: Estimate) -> list[str]:
     kv_bytes = format_bytes(budget.ledger.kv_bytes.likely)
     division = "--num-gpu-blocks-override" if budget.source == "flags" else f"{kv_bytes} / a block"
     rows = ["KV cache of a GPU", *(row for group in _alike(budget.groups) for row in _group(*group))]
-    rows += _row("bytes per block", format_bytes(block_bytes), _one_id(budget.groups))
-    rows += _row("blocks", _count(budget.blocks.likely), division, _range(budget.blocks, _count))
+    rows += row("bytes per block", format_bytes(block_bytes), _one_id(budget.groups))
+    rows += row("blocks", _count(budget.blocks.likely), division, _range(budget.blocks, _count))
     if budget.reserved_blocks:
-        rows += _row("usable blocks", _count(answer.pool.usable_blocks), "all but the reserved one")
+        rows += row("usable blocks", _count(answer.pool.usable_blocks), "all but the reserved one")
     return rows
 
 
@@ -175,7 +150,7 @@ def _group(group: KvGroup, times: int) -> list[str]:
     what = KINDS[group.kind].format(reach=f"{group.reach_tokens:,}", blocks=group.state_blocks)
     each = f"{f'{times} x ' if times > 1 else ''}{group.layers:,} layers"
     page = f", page {format_bytes(group.page_bytes)}" if group.page_bytes else ""
-    return _row(each, f"{group.block_size:,} tokens", f"a block{page}; {what}")
+    return row(each, f"{group.block_size:,} tokens", f"a block{page}; {what}")
 
 
 def _one_id(groups: Sequence[KvGroup]) -> str:
@@ -192,26 +167,26 @@ def _requests(answer: Estimate) -> list[str]:
     slots = "unknown" if prediction.n_slots is None else f"{prediction.n_slots:,}"
     return [
         f"Requests at once, each of {shape}, before any load test",
-        *_row(
+        *row(
             "N_guaranteed",
             _count(guaranteed.likely),
             f"{usable} / {held.longest_blocks:,} blocks each; no preemption",
             _range(guaranteed, _count),
         ),
-        *_row(
+        *row(
             "N_sustained",
             _count(answer.n_sustained.likely),
             "mixed phases: 1% chance of a preemption an hour",
             _range(answer.n_sustained, _count),
         ),
-        *_row(
+        *row(
             "N_saturation",
             _tenths(saturation.likely),
             f"{usable} / {held.mean_blocks:,.2f} on average; then a queue",
             _range(saturation, _tenths),
         ),
-        *_row("N_slots", slots, "max_num_seqs"),
-        *_row(
+        *row("N_slots", slots, "max_num_seqs"),
+        *row(
             "N_safe",
             _count(safe.likely),
             f"floor({KEPT_TEXT} x min({_count(guaranteed.likely)}, {slots}))",
@@ -224,18 +199,18 @@ def _notes(answer: Estimate) -> list[str]:
     notes: list[str] = []
     if answer.headline is not None:
         max_model_len = answer.budget.limits.max_model_len
-        notes += _wrapped(
+        notes += wrapped(
             "vLLM will log: ",
             f"GPU KV cache size: {answer.headline.cache_tokens:,} tokens; Maximum concurrency for "
             f"{max_model_len:,} tokens per request: {answer.headline.max_concurrency:.2f}x. It counts every "
             "request at max_model_len, and the null block as if it could be used: one block too high.",
         )
     for caution in answer.budget.cautions:
-        notes += _wrapped("Caution: ", caution + ".")
+        notes += wrapped("Caution: ", caution + ".")
     return notes
 
 
-def _row(name: str, value: str, text: str, spread: str = "", indent: str = "  ") -> list[str]:
+def row(name: str, value: str, text: str, spread: str = "", indent: str = "  ") -> list[str]:
     """Name, value, range and the reason, the last wrapped under itself."""
     start = f"{indent + name:<{NAME_WIDTH + 2}}{value:>{VALUE_WIDTH}}{spread:>{RANGE_WIDTH}}  "
     return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
@@ -259,5 +234,5 @@ def _lengths(lengths: Lengths) -> str:
     )
 
 
-def _wrapped(label: str, text: str) -> list[str]:
+def wrapped(label: str, text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from contextlib import suppress
@@ -12,9 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator.hf_config import CONFIG_BYTES_MAX, READERS, model_spec, read_model, with_quantisation_file
+from estimator.hf_config import CONFIG_BYTES_MAX, FAMILIES, model_spec, read_model, with_quantisation_file
 from estimator.model import Attention, ModelSpec
 from estimator.spec import SpecError, UnsupportedModel
+
+ARCHITECTURES = [name for names in FAMILIES.values() for name in names]
+
+
+@pytest.mark.parametrize("module", FAMILIES)
+def test_the_table_of_families_is_what_their_modules_read(module: str) -> None:
+    readers = importlib.import_module(f"estimator.families.{module}").READERS
+    assert sorted(readers) == sorted(FAMILIES[module])
+
 
 QWEN3: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -198,7 +208,7 @@ JSON = st.recursive(
 
 @settings(deadline=None, max_examples=400)
 @given(
-    architecture=st.sampled_from([*READERS, "NovelForCausalLM", "NovelLMHeadModel"]),
+    architecture=st.sampled_from([*ARCHITECTURES, "NovelForCausalLM", "NovelLMHeadModel"]),
     changes=st.dictionaries(st.sampled_from([*SIZES]), JSON, max_size=5),
     nested=st.booleans(),
 )

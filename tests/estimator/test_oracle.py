@@ -7,7 +7,6 @@ otherwise (tests/support/oracle.py).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from oracle import Entry, entries
@@ -19,7 +18,9 @@ from estimator.estimate import kv_pool
 from estimator.held import held_over_life
 from estimator.hf_config import model_spec
 from estimator.memory import KvBudget
-from estimator.spec import Workload
+from estimator.spec import SpecError, Workload
+from estimator.vllm_cache.defaults import limits
+from estimator.vllm_cache.layout import headline, kv_layout, num_blocks
 from estimator.weights.count import Weights, weights_on_rank
 
 ENTRIES = entries()
@@ -51,22 +52,34 @@ def entry(request: pytest.FixtureRequest) -> Entry:
 
 
 def test_the_pool_and_the_log_line_are_vllms(entry: Entry) -> None:
-    assert answers_of(budget_of(entry)) == {key: entry.answers[key] for key in EXACT}
+    model, engine = model_spec(entry.config, entry.model), engine_of(entry)
+    gpu = read_gpu(entry.arguments["gpu"])
+    resolved = limits(model, gpu, engine)
+    layout = kv_layout(model, gpu, engine, resolved)
+    blocks = num_blocks(layout, [entry.arguments["kv_cache_memory_bytes"]] * engine.pp)
+    line = headline(layout, blocks, resolved.max_model_len)
+    assert {
+        "num_blocks": blocks,
+        "bytes_per_block": list(layout.bytes_per_block),
+        "blocks_per_request": layout.blocks_per_request,
+        "min_bytes_one_request": layout.min_bytes_one_request,
+        "block_size": layout.block_size,
+        "kv_cache_size_tokens": line.cache_tokens,
+        "max_concurrency": line.max_concurrency,
+    } == {key: entry.answers[key] for key in EXACT}
 
 
-def answers_of(budget: KvBudget) -> dict[str, Any]:
-    """Our figures under the names of vLLM's."""
-    blocks = sum(group.headline_blocks for group in budget.groups)
+def test_the_whole_budget_gives_the_same_pool_or_refuses_what_vllm_refuses(entry: Entry) -> None:
+    if entry.answers["num_blocks"] <= entry.answers["blocks_per_request"]:
+        with pytest.raises(SpecError, match="vLLM would not start"):
+            budget_of(entry)
+        return
+    budget = budget_of(entry)
     assert budget.headline is not None
-    return {
-        "num_blocks": int(budget.blocks.likely),
-        "bytes_per_block": list(budget.bytes_per_block),
-        "blocks_per_request": blocks,
-        "min_bytes_one_request": blocks * max(budget.bytes_per_block),
-        "block_size": budget.limits.block_size,
-        "kv_cache_size_tokens": budget.headline.cache_tokens,
-        "max_concurrency": budget.headline.max_concurrency,
-    }
+    assert (budget.blocks.likely, budget.headline.max_concurrency) == (
+        entry.answers["num_blocks"],
+        entry.answers["max_concurrency"],
+    )
 
 
 def test_the_weights_are_vllms_within_one_percent(entry: Entry) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,7 +86,7 @@ def test_experts_cut_inside_a_block_get_finer_scales() -> None:
 @pytest.mark.parametrize(
     ("matrix", "scheme", "tp", "group_size"),
     [
-        (LINEAR, "fp8-block", 4, 128),  # 64 rows a part
+        (replace(LINEAR, parts=LINEAR.parts[:1]), "fp8-block", 4, 128),  # 64 rows
         (DOWN, "fp8-block", 4, 128),  # 64 columns
         (DOWN, "int4-packed", 4, 128),
         (DOWN, "nvfp4", 32, None),  # 8 columns
@@ -95,6 +97,11 @@ def test_a_rank_that_would_cut_a_block_is_refused(
 ) -> None:
     with pytest.raises(UnsupportedModel, match=f"{matrix.name} in {scheme}"):
         bytes_of(matrix, scheme, tp=tp, group_size=group_size)
+
+
+def test_merged_matrices_may_be_cut_inside_a_block_and_share_its_scales() -> None:
+    # a quarter is 64 rows of either part: together one block of 128, and 4 blocks a row
+    assert bytes_of(LINEAR, "fp8-block", tp=4) == 128 * 512 + 4 * 1 * 4
 
 
 def test_an_unquantised_matrix_has_its_own_element_width() -> None:
