@@ -81,18 +81,23 @@ def held_over_life(groups: Sequence[KvGroup], workload: Workload, in_flight: InF
     block_steps, steps = 0, 0
     for prompt in prompts:
         before = _decode_sum(alike, prompt, in_flight.steps)
+        *_, read = held_by_step(groups, prompt, 1, in_flight)
         tail = list(_tail(groups, prompt, in_flight))
         for answer in answers:
-            decode_steps = max(answer - 1, 1)
+            if answer == 1:  # never decodes: what counts is the step that read it
+                block_steps, steps = block_steps + read, steps + 1
+                continue
+            decode_steps = answer - 1
             last = prompt + decode_steps
             block_steps += _decode_sum(alike, last, in_flight.steps) - before + sum(tail[:decode_steps])
             steps += decode_steps
     longest, prompt = workload.longest_tokens, workload.input_tokens.longest
+    read_tokens = min(longest, prompt + in_flight.steps - 1)  # its first tokens join its last chunk
     return Held(
         start_blocks=sum(group.held(workload.input_tokens.shortest) for group in groups),
         longest_blocks=sum(most_decoding(group, longest, in_flight) for group in groups),
         mean_blocks=block_steps / steps,
-        prefill_blocks=sum(most_reading(group, prompt, in_flight) for group in groups),
+        prefill_blocks=sum(most_reading(group, read_tokens, in_flight) for group in groups),
         in_flight_blocks=sum(_beyond(group, workload, in_flight) for group in groups),
         admission_blocks=sum(_admission(group, prompt, in_flight) for group in groups),
     )

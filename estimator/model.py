@@ -188,6 +188,7 @@ class ModelSpec:
     attention_heads: int
     """0 where the model has no attention (Mamba)."""
     context_tokens_max: int
+    """The longest request it was made for."""
     tie_word_embeddings: bool
     layers: tuple[Layer, ...]
     draft_layers: tuple[Layer, ...] = ()
@@ -196,6 +197,8 @@ class ModelSpec:
     """Embedding and what else only the first pipeline stage holds (a vision tower)."""
     after: tuple[Matrix, ...] = ()
     """Final norm and output head: the last stage's."""
+    context_tokens_default: int | None = None
+    """What vLLM serves without --max-model-len, where that is less (longrope)."""
     experts_per_token: int = 0
     experts: int = 0
     rope_elements: int = 0

@@ -69,6 +69,15 @@ def context_tokens_max(fields: Fields) -> int:
     return int(tokens * rope.number("factor", least=1, most=1024))
 
 
+def context_tokens_default(fields: Fields) -> int | None:
+    """With longrope, the length before it was stretched. Source: as context_tokens_max."""
+    rope = fields.inner("rope_scaling" if fields.has("rope_scaling") else "rope_parameters")
+    if rope.word("rope_type", default=rope.word("type", default="default")) not in ("longrope", "su"):
+        return None
+    key = "original_max_position_embeddings"
+    return (fields if fields.has(key) else rope).size(key, default=context_tokens_max(fields))
+
+
 def tied(fields: Fields) -> bool:
     """Whether the output head is the embedding; multimodal configs say it outside or inside."""
     outer = Fields(fields.outer, fields.outer, fields.name)
@@ -108,6 +117,7 @@ def assemble(fields: Fields, body: Body) -> ModelSpec:
         vocab_size=vocab,
         attention_heads=body.attention_heads,
         context_tokens_max=context,
+        context_tokens_default=context_tokens_default(fields),
         tie_word_embeddings=is_tied,
         layers=tuple(body.layers),
         draft_layers=tuple(body.draft_layers),

@@ -12,6 +12,7 @@ from typing import Final
 
 from estimator.families import minimax_m3
 from estimator.families.common import Body, assemble, layer_count, read_heads
+from estimator.families.layer_types import window
 from estimator.families.parts import attention, gated_experts, gated_mlp, linear, norm, router
 from estimator.fields import Fields
 from estimator.model import Layer, Matrix, ModelSpec, Part
@@ -100,12 +101,13 @@ def read_sparse(fields: Fields, sparse: Sparse) -> ModelSpec:
         *(_wide_norms(heads.heads, heads.kv_heads, heads.head_size) if sparse.wide_qk_norm else ()),
         norm("post_attention_layernorm", hidden),
     )
-    mixture = Layer(caches=(heads.cache(),), matrices=(*frame, *mixture_of(fields, sparse)))
+    cache = heads.cache(window_tokens=_window(fields))
+    mixture = Layer(caches=(cache,), matrices=(*frame, *mixture_of(fields, sparse)))
     dense = mixture
     is_sparse = sparse_layers(fields)
     if not all(is_sparse):
         mlp = gated_mlp(hidden, fields.size("intermediate_size"))
-        dense = Layer(caches=(heads.cache(),), matrices=(*frame, *mlp))
+        dense = Layer(caches=(cache,), matrices=(*frame, *mlp))
     visited = fields.size("num_experts_per_tok")
     return assemble(
         fields,
@@ -118,6 +120,11 @@ def read_sparse(fields: Fields, sparse: Sparse) -> ModelSpec:
             experts_per_token=visited,
         ),
     )
+
+
+def _window(fields: Fields) -> int | None:
+    """These classes name no window of a layer's own, so a config's window is that of every layer."""
+    return window(fields) if fields.flag("use_sliding_window", default=True) else None
 
 
 def sparse_layers(fields: Fields) -> list[bool]:

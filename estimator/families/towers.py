@@ -13,7 +13,7 @@ from estimator.families.layer_types import with_defaults
 from estimator.families.parts import gated_mlp, linear, norm
 from estimator.fields import LAYERS_MAX, Fields
 from estimator.model import Matrix
-from estimator.spec import SpecError, UnsupportedModel
+from estimator.spec import SpecError
 
 SIDE_MAX: Final = 100_000
 SIGLIP: Final = {
@@ -35,6 +35,15 @@ GEMMA4: Final = {
     "patch_size": 16,
     "position_embedding_size": 10_240,
 }
+GEMMA4_AUDIO: Final = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "subsampling_conv_channels": [128, 32],
+    "conv_kernel_size": 5,
+    "output_proj_dims": 1536,
+}
+AUDIO_TAPS: Final = 3 * 3
 PIXTRAL: Final = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -97,9 +106,7 @@ def siglip_tower(fields: Fields) -> tuple[Matrix, ...]:
 
 
 def gemma4_tower(fields: Fields) -> tuple[Matrix, ...]:
-    """Gemma 4's own encoder and the projection to the decoder; whole on every rank, never quantised."""
-    if fields.outer.get("audio_config") is not None:
-        raise UnsupportedModel("not yet supported: the audio_config of Gemma 4")
+    """Gemma 4's own encoders and the projections to the decoder; whole on every rank, never quantised."""
     vision = vision_fields(fields, GEMMA4)
     hidden, wide = vision.size("hidden_size"), vision.size("intermediate_size")
     heads, kv_heads = vision.size("num_attention_heads"), vision.size("num_key_value_heads")
@@ -122,6 +129,37 @@ def gemma4_tower(fields: Fields) -> tuple[Matrix, ...]:
         table("vision_tower.patch_embedder.positions", 2 * vision.size("position_embedding_size"), hidden),
         *layer * vision.size("num_hidden_layers", most=LAYERS_MAX),
         table("embed_vision.embedding_projection", fields.size("hidden_size"), hidden),
+        *(_gemma4_audio(fields) if fields.outer.get("audio_config") is not None else ()),
+    )
+
+
+def _gemma4_audio(fields: Fields) -> tuple[Matrix, ...]:
+    """The audio encoder: two convolutions, then blocks of attention and convolution between two MLPs."""
+    audio = with_defaults(Fields(fields.outer, fields.outer, fields.name).inner("audio_config"), GEMMA4_AUDIO)
+    hidden, heads = audio.size("hidden_size"), audio.size("num_attention_heads")
+    outer, inner, *_ = (*audio.sizes("subsampling_conv_channels", least=1), 1, 1)
+    rows, taps, out = hidden // heads * heads, audio.size("conv_kernel_size"), audio.size("output_proj_dims")
+    name = "audio_tower.layers"
+    layer = (
+        *(table(f"{name}.feed_forward", 4 * hidden, hidden),) * 4,
+        *(table(f"{name}.self_attn.qkv_proj", rows, hidden),) * 4,  # and the relative positions'
+        table(f"{name}.self_attn.post", hidden, hidden),
+        norm(f"{name}.self_attn.per_dim_scale", hidden // heads),
+        table(f"{name}.lconv1d.linear_start", 2 * hidden, hidden),
+        table(f"{name}.lconv1d.linear_end", hidden, hidden),
+        table(f"{name}.lconv1d.depthwise_conv1d", hidden, taps),
+        *(norm(f"{name}.norm", hidden),) * 9,
+    )
+    name = "audio_tower.subsample_conv_projection"
+    return (
+        table(f"{name}.layer0.conv", outer, AUDIO_TAPS),
+        norm(f"{name}.layer0.norm", outer),
+        table(f"{name}.layer1.conv", inner, AUDIO_TAPS * outer),
+        norm(f"{name}.layer1.norm", inner),
+        table(f"{name}.input_proj_linear", hidden, max(1, outer // 4) * inner),
+        *layer * audio.size("num_hidden_layers", most=LAYERS_MAX),
+        *linear("audio_tower.output_proj", out, hidden, "none", bias=True, quantised=False),
+        table("embed_audio.embedding_projection", fields.size("hidden_size"), out),
     )
 
 

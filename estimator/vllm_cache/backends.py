@@ -98,7 +98,7 @@ def stored_dtype(model: ModelSpec, kv_dtype: str, index: int) -> str:
     """
     count = len(model.layers)
     is_boundary = index < 2 or count - 2 <= index < count
-    return "auto" if is_turboquant(kv_dtype) and is_boundary and not model.has_state else kv_dtype
+    return "auto" if is_boundary and is_turboquant(kv_dtype) and not model.has_state else kv_dtype
 
 
 def kernel_of(model: ModelSpec, gpu: GpuSpec, layer: Layer, cache: Cache, kv_dtype: str) -> Kernel:

@@ -73,7 +73,7 @@ def _align_hybrid(rank: Rank, found: tuple[Kernel, ...], block_size: int) -> tup
 
     Source: platforms/interface.py _align_hybrid_block_size.
     """
-    states = [cache for cache in rank.model.caches if isinstance(cache, RecurrentState)]
+    states = {cache for cache in rank.model.caches if isinstance(cache, RecurrentState)}
     largest_bytes = max(state_bytes(rank.model, rank.engine, state) for state in states)
     token_bytes = _token_bytes(rank)
     step = max(found[0].smallest, block_size, LATENT_BLOCK_MULTIPLE if rank.model.is_latent else 0)

@@ -42,7 +42,7 @@ def limits(model: ModelSpec, gpu: GpuSpec, engine: EngineSpec) -> EngineLimits:
 
 
 def _max_model_len(model: ModelSpec, engine: EngineSpec) -> int:
-    asked = engine.max_model_len or model.context_tokens_max
+    asked = engine.max_model_len or model.context_tokens_default or model.context_tokens_max
     if asked > model.context_tokens_max:
         raise SpecError(
             f"--max-model-len {asked} is above the {model.context_tokens_max} tokens {model.name} "

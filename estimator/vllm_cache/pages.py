@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from estimator.model import (
     Attention,
+    Cache,
     CompressedAttention,
     IndexerKeys,
     LatentAttention,
@@ -32,32 +33,30 @@ def placed_specs(rank: Rank) -> list[PlacedSpec]:
     blocks = block_sizes(rank)
     model = rank.model
     stages = pipeline_stages(len(model.layers), rank.engine.pp)
-    placed = [
-        PlacedSpec(stage=stage, spec=spec)
-        for stage, indices in enumerate(stages)
-        for index in indices
-        for spec in _layer_specs(rank, blocks, model.layers[index], index)
-    ]
-    placed += [
-        PlacedSpec(stage=rank.engine.pp - 1, spec=spec)
-        for layer in draft_layers(model, rank.engine)
-        for spec in _layer_specs(rank, blocks, layer, len(model.layers))
-    ]
+    layers = [(stage, model.layers[index]) for stage, indices in enumerate(stages) for index in indices]
+    layers += [(rank.engine.pp - 1, layer) for layer in draft_layers(model, rank.engine)]
+    made: dict[tuple[tuple[Cache, ...], str], tuple[LayerSpec, ...]] = {}  # most layers are alike
+    placed: list[PlacedSpec] = []
+    for index, (stage, layer) in enumerate(layers):
+        dtype = stored_dtype(model, rank.kv_dtype, index)
+        alike = (layer.caches, dtype)
+        if alike not in made:
+            made[alike] = tuple(_layer_specs(replace(rank, kv_dtype=dtype), blocks, layer))
+        placed += [PlacedSpec(stage=stage, spec=spec) for spec in made[alike]]
     return placed
 
 
-def _layer_specs(rank: Rank, blocks: Blocks, layer: Layer, index: int) -> Iterator[LayerSpec]:
-    local = replace(rank, kv_dtype=stored_dtype(rank.model, rank.kv_dtype, index))
+def _layer_specs(rank: Rank, blocks: Blocks, layer: Layer) -> Iterator[LayerSpec]:
     for cache in layer.caches:
         if isinstance(cache, CompressedAttention):
             yield from compressed_specs(cache, blocks.block_size)
         elif isinstance(cache, RecurrentState):
-            yield _state(local, blocks, cache)
+            yield _state(rank, blocks, cache)
         elif isinstance(cache, Attention):
-            kernel = kernel_of(rank.model, rank.gpu, layer, cache, local.kv_dtype)
-            yield _attention(local, blocks, cache, kernel)
+            kernel = kernel_of(rank.model, rank.gpu, layer, cache, rank.kv_dtype)
+            yield _attention(rank, blocks, cache, kernel)
         else:
-            yield _latent(local, blocks, cache)
+            yield _latent(rank, blocks, cache)
 
 
 def _attention(rank: Rank, blocks: Blocks, cache: Attention, kernel: Kernel) -> LayerSpec:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from estimator.estimate import VERSIONS, Estimate
+from estimator.held import Held
 from estimator.kv_group import KvGroup
 from estimator.memory import Ledger
 from estimator.spec import Interval, Lengths
@@ -170,7 +171,7 @@ def _requests(answer: Estimate) -> list[str]:
         *row(
             "N_guaranteed",
             _count(guaranteed.likely),
-            f"{usable} / {held.longest_blocks:,} blocks each; no preemption",
+            _promise(held, answer.pool.usable_blocks),
             _range(guaranteed, _count),
         ),
         *row(
@@ -193,6 +194,20 @@ def _requests(answer: Estimate) -> list[str]:
             _range(safe, _count),
         ),
     ]
+
+
+def _promise(held: Held, usable: int) -> str:
+    """The arithmetic of N_guaranteed: which of its bounds decided."""
+    count = held.guaranteed(usable)
+    each = f"/ {held.longest_blocks:,} blocks each; no preemption"
+    if count == usable // held.longest_blocks:
+        return f"{usable:,} {each}"
+    if count == (usable - held.in_flight_blocks) // held.longest_blocks:
+        return f"({usable:,} - {held.in_flight_blocks:,} for prompts in flight) {each}"
+    worst = max(held.longest_blocks, held.prefill_blocks)
+    if count == usable // worst:
+        return f"{usable:,} / {worst:,} blocks each while its prompt is read; no preemption"
+    return f"1 + ({usable:,} - {held.admission_blocks:,} to be let in) {each}"
 
 
 def _notes(answer: Estimate) -> list[str]:

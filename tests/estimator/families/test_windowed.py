@@ -184,7 +184,6 @@ REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("gemma2", {"layer_types": ["linear_attention"] * 6}, "layer_types of kind 'linear_attention'"),
     ("gemma3-types", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ("gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention 'all'"),
-    ("gemma4-mm", {"audio_config": {"model_type": "gemma4_audio"}}, "audio_config"),
     ("qwen2", {"max_window_layers": 3}, "max_window_layers 3 of 6 layers"),
     ("mistral3", {"text_config": {"model_type": "gpt2"}}, "text_config of model_type 'gpt2'"),
 )
