@@ -17,7 +17,9 @@ from estimator.model import ModelSpec
 from estimator.spec import SpecError
 
 CONFIG_BYTES_MAX: Final = 10_000_000
+CONFIG_FILE: Final = "config.json"
 QUANT_FILE: Final = "hf_quant_config.json"
+"""ModelOpt's, beside config.json; with the same words before both names, too."""
 Reader = Callable[[Fields], ModelSpec]
 FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
     "dense": (
@@ -127,8 +129,8 @@ def read_model(path: Path) -> ModelSpec:
     file = path / "config.json" if path.is_dir() else path
     name = file.resolve().parent.name if file.name == "config.json" else file.stem
     config = _read_json(file)
-    quant_file = file.parent / QUANT_FILE
-    if file.name == "config.json" and quant_file.exists():
+    quant_file = file.with_name(file.name.removesuffix(CONFIG_FILE) + QUANT_FILE)
+    if file.name.endswith(CONFIG_FILE) and quant_file.exists():
         config = with_quantisation_file(config, _read_json(quant_file))
     return model_spec(config, name)
 

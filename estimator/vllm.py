@@ -34,6 +34,7 @@ ACTIVATION_FLOOR_BYTES: Final = 0.3 * GIB
 ACTIVATION_RANGE: Final = (0.6, 2.5)
 HIDDEN_COPIES: Final = 6
 """Hidden-size tensors alive at the forward pass's peak; with the MLP's three, a judgement of the source."""
+DRAFT_UNKNOWN: Final = "the weights of the draft model are not counted"
 PRIORS: Final = "priors, not measured: the activation peak, CUDA graphs and growth outside PyTorch"
 
 
@@ -60,7 +61,8 @@ def kv_budget(
     """The ledgers of one GPU of each stage and the blocks they leave.
 
     weights: one for each pipeline stage. Raises SpecError when vLLM would not start: it serves no model of
-    which not one request of max_model_len fits beside the null block.
+    which not one request of max_model_len fits beside the null block. Where flags fix the KV cache itself,
+    the answer is given all the same, and why vLLM would not start is its first caution.
     """
     resolved = limits(model, gpu, engine)
     layout = kv_layout(model, gpu, engine, resolved)
@@ -70,8 +72,14 @@ def kv_budget(
     )
     override = engine.num_gpu_blocks_override
     blocks = Interval.exact(override) if override else whole_blocks(layout, ledgers)
-    _require_room(model, gpu, ledgers)
-    _require_one_request(model, gpu, engine, resolved, layout, int(blocks.likely))
+    obstacles = (
+        no_room(model, gpu, ledgers),
+        too_few_blocks(model, gpu, engine, resolved, layout, int(blocks.likely)),
+    )
+    is_fixed = override is not None or engine.kv_cache_memory_bytes is not None
+    for obstacle in obstacles:
+        if obstacle is not None and not is_fixed:
+            raise SpecError(obstacle)
     return KvBudget(
         limits=resolved,
         ledgers=ledgers,
@@ -81,7 +89,13 @@ def kv_budget(
         groups=layout.groups,
         stored_as=layout.stored_as,
         source="flags" if override else "config",
-        cautions=_cautions(model, resolved, layout, ledgers, blocks, overheads),
+        cautions=(
+            *(obstacle for obstacle in obstacles if obstacle is not None),
+            *model.cautions,
+            *(() if engine.lookahead_tokens == 0 or weights[-1].draft_bytes else (DRAFT_UNKNOWN,)),
+            *(() if overheads != NO_OVERHEADS else (PRIORS,)),
+            *_at_the_low_end(resolved, layout, ledgers, blocks),
+        ),
         in_flight=InFlight(
             steps=resolved.in_flight_tokens // resolved.max_num_batched_tokens,
             chunk_tokens=resolved.max_num_batched_tokens,
@@ -136,6 +150,7 @@ def _used(
     graphs = CUDA_GRAPHS_EXPERTS if model.experts else CUDA_GRAPHS_DENSE
     return (
         Line(name="weights", size_bytes=Interval.exact(weights.size_bytes), source=weights.source),
+        *_drafts(weights),
         Line(
             name="buffers",
             size_bytes=Interval.exact(buffer_bytes(model)),
@@ -163,6 +178,13 @@ def _used(
     )
 
 
+def _drafts(weights: Weights) -> tuple[Line, ...]:
+    if not weights.draft_bytes:
+        return ()
+    size = Interval.exact(weights.draft_bytes)
+    return (Line(name="draft layers", size_bytes=size, source="the checkpoint's own, for speculation"),)
+
+
 def _source(overheads: Overheads, field: str, what: str) -> str:
     return f"prior: {what}" if getattr(overheads, field) is None else f"{overheads.source}: {what}"
 
@@ -182,50 +204,50 @@ def _activation_peak(model: ModelSpec, resolved: EngineLimits, tp: int) -> Inter
     return whole_bytes(ACTIVATION_RANGE[0] * likely, likely, ACTIVATION_RANGE[1] * likely)
 
 
-def _cautions(
-    model: ModelSpec,
-    resolved: EngineLimits,
-    layout: KvLayout,
-    ledgers: Sequence[Ledger],
-    blocks: Interval,
-    overheads: Overheads,
+def _at_the_low_end(
+    resolved: EngineLimits, layout: KvLayout, ledgers: Sequence[Ledger], blocks: Interval
 ) -> tuple[str, ...]:
-    cautions = list(model.cautions)
-    if overheads == NO_OVERHEADS:
-        cautions.append(PRIORS)
+    """What goes wrong only if the priors are at their worst."""
     needed = needed_blocks(layout)
-    if blocks.low < needed:
+    cautions = []
+    if blocks.low < needed <= blocks.likely:
         cautions.append(
             f"at the low end of the range vLLM does not start: {blocks.low:,.0f} blocks for the {needed:,} "
             f"that one request of {resolved.max_model_len} tokens and the null block take"
         )
-    if any(ledger.lines[-1].name == LEFT_FREE and ledger.lines[-1].size_bytes.low < 0 for ledger in ledgers):
+    rests = [ledger.lines[-1] for ledger in ledgers]
+    if any(rest.name == LEFT_FREE and rest.size_bytes.low < 0 <= rest.size_bytes.likely for rest in rests):
         cautions.append("at the low end of the range the flags ask for more than the GPU has left")
     return tuple(cautions)
 
 
-def _require_room(model: ModelSpec, gpu: GpuSpec, ledgers: Sequence[Ledger]) -> None:
+def no_room(model: ModelSpec, gpu: GpuSpec, ledgers: Sequence[Ledger]) -> str | None:
+    """Why the weights and what the flags fix do not fit, in a sentence; None where they do."""
     ledger = min(ledgers, key=lambda stage: stage.lines[-1].size_bytes.likely)
-    if ledger.lines[-1].size_bytes.likely < 0:
-        raise SpecError(
-            f"{model.name} does not fit on {gpu.name}: "
-            f"{format_bytes(-ledger.lines[-1].size_bytes.likely)} too little for weights "
-            f"({format_bytes(ledger.line('weights').size_bytes.likely)} a GPU), overheads and KV cache; "
-            "raise --tp or take a larger GPU"
-        )
+    missing_bytes = -ledger.lines[-1].size_bytes.likely
+    if missing_bytes <= 0:
+        return None
+    return (
+        f"{model.name} does not fit on {gpu.name}: {format_bytes(missing_bytes)} too little for weights "
+        f"({format_bytes(ledger.line('weights').size_bytes.likely)} a GPU), overheads and KV cache; "
+        "raise --tp or take a larger GPU"
+    )
 
 
-def _require_one_request(
+def too_few_blocks(
     model: ModelSpec, gpu: GpuSpec, engine: EngineSpec, resolved: EngineLimits, layout: KvLayout, blocks: int
-) -> None:
-    """Source: _check_enough_kv_cache_memory, which sets the null block aside first."""
+) -> str | None:
+    """Why vLLM refuses so few blocks, in a sentence; None where one request fits.
+
+    Source: _check_enough_kv_cache_memory, which sets the null block aside first.
+    """
     needed = needed_blocks(layout)
     if blocks >= needed:
-        return
+        return None
     fits = longest_start(model, gpu, engine, resolved, blocks)
     fix = f"use --max-model-len {fits} or less, or raise --tp" if fits else "raise --tp"
     block_bytes = max(layout.bytes_per_block)
-    raise SpecError(
+    return (
         f"vLLM would not start: one request of max_model_len {resolved.max_model_len} needs "
         f"{format_bytes(needed * block_bytes)} of KV cache with the null block, and "
         f"{format_bytes(blocks * block_bytes)} is left on {gpu.name}; {fix}"

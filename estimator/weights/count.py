@@ -6,7 +6,7 @@ process_weights_after_loading repacks them (tests/estimator/weights).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,8 @@ class Weights:
 
     size_bytes: int
     source: str
+    draft_bytes: int = 0
+    """Of the checkpoint's own draft layers, where speculative decoding loads them; not in size_bytes."""
 
 
 def weights_on_rank(
@@ -52,8 +54,9 @@ def weights_on_rank(
             source=f"headers of {len(files)} safetensors file(s)",
             compute_capability=compute_capability,
         )
-    computed = stage_bytes(model, engine, compute_capability)
-    return tuple(Weights(size_bytes=size, source=ARITHMETIC) for size in computed)
+    return _apart(
+        model, engine, compute_capability, stage_bytes(model, engine, compute_capability), ARITHMETIC
+    )
 
 
 def weights_of_tensors(
@@ -76,7 +79,26 @@ def weights_of_tensors(
                 f"the *.safetensors beside config.json hold {format_bytes(theirs)} for a rank of this model "
                 f"and the config describes {format_bytes(ours)}: finish the download; keep one model a folder"
             )
-    return tuple(Weights(size_bytes=size, source=source) for size in found)
+    return _apart(model, engine, compute_capability, found, source)
+
+
+def _apart(
+    model: ModelSpec,
+    engine: EngineSpec,
+    compute_capability: tuple[int, int] | None,
+    sizes: tuple[int, ...],
+    source: str,
+) -> tuple[Weights, ...]:
+    """Each stage's bytes, those of draft layers by themselves: they are counted by arithmetic."""
+    if engine.speculative is None:
+        return tuple(Weights(size_bytes=size, source=source) for size in sizes)
+    whole = stage_bytes(model, engine, compute_capability)
+    target = stage_bytes(model, replace(engine, speculative=None), compute_capability)
+    drafts = (with_draft - without for with_draft, without in zip(whole, target, strict=True))
+    return tuple(
+        Weights(size_bytes=size - draft, source=source, draft_bytes=draft)
+        for size, draft in zip(sizes, drafts, strict=True)
+    )
 
 
 def stage_bytes(

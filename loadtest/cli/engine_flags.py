@@ -186,6 +186,8 @@ def _speculative(text: str | None) -> SpeculativeSpec | None:
             "--speculative-config must be JSON with method and num_speculative_tokens, such as "
             f'{{"method": "mtp", "num_speculative_tokens": 1}}; methods are {", ".join(DRAFT_METHODS)}'
         ) from None
+    if isinstance(method, str) and method.endswith("_mtp"):  # vLLM takes a name a family, and means the same
+        method = "mtp"
     if not isinstance(tokens, int) or isinstance(tokens, bool) or not isinstance(method, str):
         raise SpecError("--speculative-config: method must be text and num_speculative_tokens a whole number")
     return SpeculativeSpec(method=method, num_speculative_tokens=tokens, draft_layers=layers)

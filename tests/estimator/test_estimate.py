@@ -175,8 +175,16 @@ def test_batch_defaults_follow_the_gpu(gpu: str, batch: tuple[int, int]) -> None
 def test_vllm_needs_one_whole_request_beside_the_null_block() -> None:
     needed = ceil_div(8192, 16) + 1
     assert answer(num_gpu_blocks_override=needed, max_model_len=8192).n_guaranteed.likely >= 1
-    with pytest.raises(SpecError, match="use --max-model-len 8176 or less, or raise --tp"):
-        answer(num_gpu_blocks_override=needed - 1, max_model_len=8192)
+    refused = answer(num_gpu_blocks_override=needed - 1, max_model_len=8192).budget.cautions[0]
+    assert refused.startswith("vLLM would not start: one request of max_model_len 8192")
+    assert refused.endswith("use --max-model-len 8176 or less, or raise --tp")
+
+
+def test_where_flags_fix_the_cache_what_does_not_fit_is_answered_with_a_caution() -> None:
+    fixed = answer(kv_cache_memory_bytes=70 * GIB)
+    assert "does not fit on h100-80gb" in fixed.budget.cautions[0]
+    assert fixed.pool.blocks == 70 * GIB // (16 * 147_456)
+    assert fixed.budget.ledger.lines[-1].size_bytes.likely < 0
 
 
 def test_the_length_the_error_names_does_start() -> None:
@@ -200,8 +208,9 @@ def test_a_start_that_hangs_on_the_priors_is_a_caution_and_a_low_end_of_nothing(
         ({"block_size": 20}, "--block-size 20 is not a multiple of the 16 tokens"),
         ({"kv_cache_dtype": "fp7"}, "--kv-cache-dtype 'fp7' is not known"),
         ({"tp": 3}, "--tp 3 does not divide"),
-        ({"kv_cache_memory_bytes": 70 * GIB}, "does not fit on h100-80gb"),
-        ({"kv_cache_memory_bytes": MIB}, "vLLM would not start"),
+        ({"kv_cache_memory_bytes": MIB}, "no request fits"),
+        ({"gpu_memory_utilization": 0.05}, "does not fit on h100-80gb"),
+        ({"gpu_memory_utilization": 0.24}, "vLLM would not start"),
         ({"engine": "lmdeploy", "num_gpu_blocks_override": 5}, "no --num-gpu-blocks-override"),
         ({"engine": "lmdeploy", "kv_cache_dtype": "fp8"}, "fp8 with LMDeploy"),
         ({"engine": "lmdeploy", "gpu_memory_utilization": 1e-6}, "leave no room for the KV cache"),
