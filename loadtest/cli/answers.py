@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from estimator.calibration import calibration_path, overheads_from_log, recall, remember, settings_of
+from estimator.calibration import (
+    calibration_path,
+    overheads_from_blocks,
+    overheads_from_log,
+    recall,
+    remember,
+    settings_of,
+)
 from estimator.catalog import find_model, read_gpu
 from estimator.engine_spec import EngineSpec
 from estimator.estimate import Estimate, estimate
@@ -42,6 +49,29 @@ def estimate_from(model: str, options: Mapping[str, Any], workload: Workload | N
     return estimate(spec, gpu, engine, weights, workload, overheads)
 
 
+def learn_from(answer: Estimate, config: Mapping[str, str], version: str | None) -> bool:
+    """Remembers the overheads that a running server's blocks reveal; False where they reveal none.
+
+    Only where the server was started as the answer assumes (utilisation, block size) and no flag fixes its
+    KV cache: then all that lies between the weights and its blocks is overhead.
+    """
+    engine, limits_of = answer.engine, answer.budget.limits
+    is_fixed = engine.kv_cache_memory_bytes is not None or engine.num_gpu_blocks_override is not None
+    blocks, share = config.get("num_gpu_blocks", ""), config.get("gpu_memory_utilization", "")
+    is_same = config.get("block_size") == str(limits_of.block_size) and share == str(limits_of.memory_share)
+    fixed_there = config.get("num_gpu_blocks_override", "None"), config.get("kv_cache_memory_bytes", "None")
+    if is_fixed or not is_same or not blocks.isdigit() or fixed_there != ("None", "None"):
+        return False
+    overheads = overheads_from_blocks(answer.budget, int(blocks))
+    settings = settings_of(answer.model.name, answer.gpu.name, _minor(version or VERSION), engine, limits_of)
+    remember(settings, overheads, calibration_path())
+    return True
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
 def _weights(
     spec: ModelSpec, engine: EngineSpec, gpu: GpuSpec, folder: Path | None, repo: str | None
 ) -> tuple[Weights, ...]:
@@ -62,8 +92,7 @@ def _overheads(spec: ModelSpec, gpu: GpuSpec, engine: EngineSpec, options: Mappi
     file = options.get("server_log")
     log = None if file is None else read_log(file)
     version = VERSION if log is None or log.version is None else log.version
-    minor = ".".join(version.split(".")[:2])
-    settings = settings_of(spec.name, gpu.name, minor, engine, limits(spec, gpu, engine))
+    settings = settings_of(spec.name, gpu.name, _minor(version), engine, limits(spec, gpu, engine))
     if log is not None:
         _require_same_server(log, engine)
         overheads = overheads_from_log(log)

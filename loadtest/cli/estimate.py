@@ -13,7 +13,7 @@ from estimator.catalog import read_gpu
 from estimator.estimate import Estimate
 from estimator.spec import SpecError, Workload
 from estimator.what_if import what_if
-from loadtest.cli.answers import estimate_from, read_named
+from loadtest.cli.answers import estimate_from, learn_from, read_named
 from loadtest.cli.engine_flags import SIZE, catalog_names, combinations, engine_flags, engine_from, single
 from loadtest.reporter.estimate_text import estimate_dict, estimate_text
 from loadtest.reporter.host_text import host_dict, host_text
@@ -124,6 +124,9 @@ def _host(model: str | None, options: Mapping[str, Any]) -> str:
     if model is not None and options["gpu"] is not None:
         answer = estimate_from(model, options, _workload(options))
     reading = server.reading
+    learned = False
+    if answer is not None and reading is not None and reading.engine == answer.engine.engine == "vllm":
+        learned = learn_from(answer, reading.cache_config, server.version)
     facts = host_dict(
         engine=None if reading is None else reading.engine,
         version=server.version,
@@ -134,7 +137,8 @@ def _host(model: str | None, options: Mapping[str, Any]) -> str:
     if options["as_json"]:
         return _json({"server": facts, "estimate": None if answer is None else estimate_dict(answer)})
     parts = [] if answer is None else [estimate_text(answer)]
-    return "\n\n".join([*parts, host_text(facts, answer)])
+    note = ["Its overheads are kept: later estimates with these flags use them."] if learned else []
+    return "\n\n".join([*parts, host_text(facts, answer), *note])
 
 
 def _json(facts: object) -> str:
