@@ -1,109 +1,111 @@
-"""OpenAI request bodies -> what the engine needs to know; wrong ones are refused in vLLM 0.32's own words.
-
-The twin has no tokenizer: a token id is a token, and so is a word between white space.
-"""
+"""OpenAI request bodies -> what the engine needs to know; wrong ones are refused in vLLM 0.32's own words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from zlib import crc32
+
+from estimator.twin.refusals import AskError, invalid, missing, problem
+from estimator.twin.tokens import ids_of, ids_of_chat
 
 MAX_TOKENS_DEFAULT: Final = 16
 """Of /v1/completions; a chat may fill the context."""
-TOKENS_PER_MESSAGE: Final = 4
-TOKENS_PER_CHAT: Final = 3
-"""What a chat template adds: around each message, and the generation prompt."""
-VOCABULARY: Final = 32_000
 
 
-class AskError(Exception):
-    """A refused request: HTTP status and the fields of vLLM's error body."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the server was started with, as far as it decides which requests are right."""
 
-    def __init__(self, message: str, *, param: str | None, status: int = 400, kind: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.status = status
-        self.kind = kind or "BadRequestError"
-
-    def body(self) -> dict[str, object]:
-        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.status}
-        return {"error": error}
+    model: str
+    max_model_len: int
+    reasoning_parser: str | None = None
+    tool_call_parser: str | None = None
+    enable_auto_tool_choice: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """One HTTP request: token counts of its prompts (several make several choices) and of each output."""
+    """One HTTP request: token counts of its prompts (several make several choices) and how it may end."""
 
     chat: bool
     prompts_tokens: tuple[int, ...]
-    output_tokens: int
-    stream: bool
-    include_usage: bool
-    continuous_usage: bool
+    max_tokens: int
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stream: bool = False
+    include_usage: bool = False
+    continuous_usage: bool = False
+    reasoning: bool | None = None
+    """Whether it thinks first; None where the server splits off no reasoning."""
+    tool: str | None = None
+    """The function it has to call."""
+    tool_finish: str = "tool_calls"
 
 
-def parse_ask(body: Any, *, chat: bool, model: str, max_model_len: int) -> Ask:
-    """Raises AskError; unknown keys (sampling parameters) are ignored, `ignore_eos` is always on."""
+def parse_ask(body: Any, *, chat: bool, rules: Rules) -> Ask:
+    """Raises AskError; unknown keys (most sampling parameters) are ignored."""
     fields = object_of(body)
-    check_model(fields, model)
-    prompts = [_chat_words(fields)] if chat else _prompts(fields)
-    if _count(fields, "n", 1) != 1:
-        raise AskError("the simulated server makes one choice a prompt: n must be 1", param="n")
+    check_model(fields, rules.model)
+    stream = bool(fields.get("stream"))
+    options = _stream_options(fields, stream)
+    prompts = [_chat_ids(fields)] if chat else _prompts(fields)
+    _check_sampling(fields)
+    tool, tool_finish = _tool(fields, rules) if chat else (None, "")
     lengths = tuple(len(prompt) for prompt in prompts)
-    longest = max(lengths)
-    if longest > max_model_len:
-        raise AskError(
-            f"This model's maximum context length is {max_model_len} tokens. However, your prompt contains "
-            f"{longest} input tokens, which exceeds this limit even without any output tokens. Please reduce "
-            f"the length of the input prompt. (parameter=input_tokens, value={longest})",
-            param="input_tokens",
-        )
-    options = fields.get("stream_options") or {}
-    if not isinstance(options, dict):
-        raise _invalid("stream_options", "dict_type", "Input should be a valid dictionary", options)
+    _check_room(max(lengths), rules.max_model_len, exact=not chat and not _is_text(fields["prompt"]))
+    max_tokens = _max_tokens(fields, chat, rules.max_model_len, max(lengths))
     include_usage = bool(options.get("include_usage"))
     return Ask(
         chat=chat,
         prompts_tokens=lengths,
-        output_tokens=_output_tokens(fields, chat, max_model_len, longest),
-        stream=bool(fields.get("stream")),
+        max_tokens=max_tokens,
+        min_tokens=_min_tokens(fields, max_tokens),
+        ignore_eos=bool(fields.get("ignore_eos")),
+        stream=stream,
         include_usage=include_usage,
         continuous_usage=include_usage and bool(options.get("continuous_usage_stats")),
+        reasoning=_reasoning(fields) if chat and rules.reasoning_parser else None,
+        tool=tool,
+        tool_finish=tool_finish,
     )
 
 
-def parse_tokenize(body: Any, *, model: str) -> list[int]:
-    """Token ids of the prompt or messages, as a completion would count them. Raises AskError."""
+def parse_tokenize(body: Any, *, model: str) -> tuple[list[int], list[str] | None]:
+    """Token ids of the prompt or messages, as a completion would count them, and their words where wanted."""
     fields = object_of(body)
     check_model(fields, model)
     if "messages" in fields:
-        return _chat_words(fields)
-    prompt = fields.get("prompt")
-    if not isinstance(prompt, str):
-        raise _invalid("prompt", "string_type", "Input should be a valid string", prompt)
-    return _words(prompt)
+        ids = _chat_ids(fields)
+        words = [str(one) for one in ids]
+    elif isinstance(prompt := fields.get("prompt"), str):
+        ids, words = ids_of(prompt), prompt.split()
+    elif prompt is None:
+        raise invalid(missing("prompt", fields), missing("messages", fields))
+    else:
+        raise invalid(problem("prompt", "string_type", "Input should be a valid string", prompt))
+    return ids, words if fields.get("return_token_strs") else None
+
+
+def parse_detokenize(body: Any, *, model: str) -> list[int]:
+    """The ids of a /detokenize request. Raises AskError."""
+    fields = object_of(body)
+    check_model(fields, model)
+    tokens = fields.get("tokens")
+    if not isinstance(tokens, list):
+        raise invalid(
+            missing("tokens", fields)
+            if tokens is None
+            else problem("tokens", "list_type", "Input should be a valid list", tokens)
+        )
+    return [_integer(f"tokens.{index}", token) for index, token in enumerate(tokens)]
 
 
 def object_of(body: Any) -> Mapping[str, Any]:
     if isinstance(body, dict):
         return body
-    raise _invalid(
-        None,
-        "model_attributes_type",
-        "Input should be a valid dictionary or object to extract fields from",
-        body,
-    )
-
-
-def bad_json(position: int, reason: str) -> AskError:
-    """What vLLM answers when the body is not JSON."""
-    where = f"body.{position}"
-    problem = {"type": "json_invalid", "loc": where, "msg": "JSON decode error"}
-    shown = {**problem, "input": "<dict of 0 items>", "ctx": {"error": reason}}
-    return AskError(f"1 validation error:\n  {shown}", param=where, kind="Bad Request")
+    said = "Input should be a valid dictionary or object to extract fields from"
+    raise invalid(problem(None, "model_attributes_type", said, body))
 
 
 def check_model(fields: Mapping[str, Any], model: str) -> None:
@@ -117,7 +119,41 @@ def check_model(fields: Mapping[str, Any], model: str) -> None:
         )
 
 
-def _output_tokens(fields: Mapping[str, Any], chat: bool, max_model_len: int, longest: int) -> int:
+def _check_sampling(fields: Mapping[str, Any]) -> None:
+    """vLLM's SamplingParams._verify_args, the checks of keys that a load test sends."""
+    choices = _count(fields, "n", 1)
+    assert choices is not None
+    if choices < 1:
+        raise AskError(f"n must be at least 1, got {choices}.", param=None)
+    if choices > 1:
+        raise AskError("the simulated server makes one choice a prompt: n must be 1", param="n")
+    for name, rule, holds in (
+        ("temperature", "must be non-negative", lambda value: value >= 0.0),
+        ("top_p", "must be in (0, 1]", lambda value: 0.0 < value <= 1.0),
+    ):
+        value = fields.get(name)
+        if value is not None and not isinstance(value, int | float):
+            raise invalid(problem(name, "float_type", "Input should be a valid number", value))
+        if value is not None and not holds(float(value)):
+            said = f"{name} {rule}, got {float(value)}. (parameter={name}, value={float(value)})"
+            raise AskError(said, param=name)
+
+
+def _check_room(longest: int, max_model_len: int, *, exact: bool) -> None:
+    if longest <= max_model_len:
+        return
+    # vLLM stops tokenizing a text one token beyond its limit, so it does not know the whole length.
+    counted = longest if exact else max_model_len + 1
+    raise AskError(
+        f"This model's maximum context length is {max_model_len} tokens. However, your prompt contains "
+        f"{'' if exact else 'at least '}{counted} input tokens, which exceeds this limit even without any "
+        f"output tokens. Please reduce the length of the input prompt. (parameter=input_tokens, "
+        f"value={counted})",
+        param="input_tokens",
+    )
+
+
+def _max_tokens(fields: Mapping[str, Any], chat: bool, max_model_len: int, longest: int) -> int:
     room = max_model_len - longest
     asked = _count(fields, "max_completion_tokens", None) if chat else None
     if asked is None:
@@ -138,6 +174,66 @@ def _output_tokens(fields: Mapping[str, Any], chat: bool, max_model_len: int, lo
     return granted
 
 
+def _min_tokens(fields: Mapping[str, Any], max_tokens: int) -> int:
+    least = _count(fields, "min_tokens", 0)
+    assert least is not None
+    if least < 0:
+        raise AskError(f"min_tokens must be greater than or equal to 0, got {least}.", param=None)
+    if least > max_tokens:
+        said = f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {least}."
+        raise AskError(said, param=None)
+    return least
+
+
+def _stream_options(fields: Mapping[str, Any], stream: bool) -> Mapping[str, Any]:
+    options = fields.get("stream_options")
+    if options is None:
+        return {}
+    if not isinstance(options, dict):
+        said = "Input should be a valid dictionary or object to extract fields from"
+        raise invalid(problem("stream_options", "model_attributes_type", said, options))
+    if not stream:
+        said = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
+        raise AskError(said, param="stream_options")
+    return options
+
+
+def _reasoning(fields: Mapping[str, Any]) -> bool:
+    """As Qwen3's template has it: on, unless the request switches it off."""
+    kwargs = fields.get("chat_template_kwargs") or {}
+    return not isinstance(kwargs, dict) or kwargs.get("enable_thinking") is not False
+
+
+def _tool(fields: Mapping[str, Any], rules: Rules) -> tuple[str | None, str]:
+    """The function that must be called and the finish reason then; one that may be called never is."""
+    tools = fields.get("tools") or []
+    choice = fields.get("tool_choice", "auto" if tools else "none")
+    if choice == "none" or not tools:
+        return None, ""
+    names = [_function_name(tool) for tool in tools] if isinstance(tools, list) else [None]
+    if None in names:
+        raise invalid(problem("tools", "dict_type", "Input should be a valid dictionary", tools))
+    if choice == "auto":
+        if not (rules.tool_call_parser and rules.enable_auto_tool_choice):
+            said = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+            raise AskError(said, param=None)
+        return None, ""
+    name = names[0] if choice == "required" else _function_name(choice)
+    if name not in names:
+        said = "The tool specified in `tool_choice` does not match any of the specified `tools`"
+        raise AskError(said, param=None)
+    if not rules.tool_call_parser:
+        shown = f'"{choice}"' if choice == "required" else f'function "{name}"'
+        raise AskError(f"tool_choice={shown} requires --tool-call-parser to be set", param=None)
+    return name, "tool_calls" if choice == "required" else "stop"
+
+
+def _function_name(tool: Any) -> str | None:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def _prompts(fields: Mapping[str, Any]) -> list[list[int]]:
     """A string, a list of token ids, or a list of either."""
     prompt = fields.get("prompt")
@@ -149,34 +245,38 @@ def _prompts(fields: Mapping[str, Any]) -> list[list[int]]:
     if prompt == []:
         raise AskError("You must pass at least one prompt", param=None)
     several = isinstance(prompt, list) and not _is_id(prompt[0])
-    prompts = [_tokens(one) for one in prompt] if several else [_tokens(prompt)]
+    prompts = [_ids(one) for one in prompt] if several else [_ids(prompt)]
     if not all(prompts):
         raise AskError("The decoder prompt cannot be empty", param="prompt")
     return prompts
 
 
-def _tokens(prompt: Any) -> list[int]:
+def _ids(prompt: Any) -> list[int]:
     if isinstance(prompt, str):
-        return _words(prompt)
+        return ids_of(prompt)
     if isinstance(prompt, list) and all(_is_id(token) for token in prompt):
         return prompt
-    raise _invalid("prompt", "string_type", "Input should be a valid string", prompt)
+    raise invalid(problem("prompt", "string_type", "Input should be a valid string", prompt))
 
 
-def _chat_words(fields: Mapping[str, Any]) -> list[int]:
+def _is_text(prompt: Any) -> bool:
+    return isinstance(prompt, str) or any(isinstance(one, str) for one in prompt)
+
+
+def _chat_ids(fields: Mapping[str, Any]) -> list[int]:
     messages = fields.get("messages")
+    if messages is None:
+        raise invalid(missing("messages", fields))
     if not isinstance(messages, list):
-        raise _invalid("messages", "list_type", "Input should be a valid list", messages)
+        raise invalid(problem("messages", "list_type", "Input should be a valid list", messages))
     if not messages:
         raise AskError(
             "Cannot apply chat template to an empty conversation. Provide at least one message.", param=None
         )
-    tokens = [0] * TOKENS_PER_CHAT
     for message in messages:
         if not isinstance(message, dict):
-            raise _invalid("messages", "dict_type", "Input should be a valid dictionary", message)
-        tokens += [0] * TOKENS_PER_MESSAGE + _words(_content(message.get("content")))
-    return tokens
+            raise invalid(problem("messages", "dict_type", "Input should be a valid dictionary", message))
+    return ids_of_chat(_content(message.get("content")) for message in messages)
 
 
 def _content(content: Any) -> str:
@@ -186,11 +286,7 @@ def _content(content: Any) -> str:
         isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
     ):
         return " ".join(part["text"] for part in content)
-    raise _invalid("messages", "string_type", "Input should be a valid string", content)
-
-
-def _words(text: str) -> list[int]:
-    return [crc32(word.encode()) % VOCABULARY for word in text.split()]
+    raise invalid(problem("messages", "string_type", "Input should be a valid string", content))
 
 
 def _is_id(token: Any) -> bool:
@@ -199,17 +295,13 @@ def _is_id(token: Any) -> bool:
 
 def _count(fields: Mapping[str, Any], name: str, default: int | None) -> int | None:
     value = fields.get(name)
-    if value is None:
-        return default
+    return default if value is None else _integer(name, value)
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, str):
+        said = "Input should be a valid integer, unable to parse string as an integer"
+        raise invalid(problem(name, "int_parsing", said, value))
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _invalid(name, "int_type", "Input should be a valid integer", value)
+        raise invalid(problem(name, "int_type", "Input should be a valid integer", value))
     return value
-
-
-def _invalid(field: str | None, kind: str, message: str, value: Any) -> AskError:
-    where = "body" if field is None else f"body.{field}"
-    shown = value[:200] if isinstance(value, str) else value
-    if isinstance(value, (dict, list)):
-        shown = f"<{type(value).__name__} of {len(value)} items>"
-    problem = {"type": kind, "loc": where, "msg": message, "input": shown}
-    return AskError(f"1 validation error:\n  {problem}", param=where, kind="Bad Request")

@@ -1,104 +1,53 @@
 """vLLM's scheduler as a pure state machine: requests in, steps out, no clock anywhere.
 
-Source of every rule: vLLM 0.32 v1/core/sched/scheduler.py, FCFS policy, one full-attention cache group,
-no prefix caching, no speculative decoding, watermark 0 (its default). One step is in flight at a time;
-vLLM's async scheduling overlaps two, which frees a finished request's blocks one step later.
+Source of every rule: vLLM 0.32 v1/core/sched/scheduler.py. Modelled: FCFS and priority policy, chunked
+prefill, whole-sequence admission, watermark, recompute preemption, cache groups of every kind, prefix
+caching of full attention, slots ahead for speculation. Not modelled: accepted guesses (a step yields one
+token a request), two steps in flight (vLLM's async scheduling frees a finished request's blocks a step
+later), long_prefill_token_threshold, LoRA, encoders and KV connectors. Limits of the API front end
+(max_num_queued_reqs) are not the scheduler's.
+
+A request that decodes is touched only in the steps that change its blocks or end it (`_calendar`,
+`_endings`): everything else about it follows from the number of steps (estimator/twin/request.py).
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from bisect import bisect_left
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from operator import attrgetter
 
 from estimator.spec import SpecError
 from estimator.twin.blocks import BlockPool
-from estimator.units import ceil_div
+from estimator.twin.limits import EngineLimits
+from estimator.twin.queues import PriorityQueue
+from estimator.twin.request import FinishReason, Outcome, Prefix, Request, Stats, Step, StepClock
+from estimator.twin.tables import KvCache
 
-FinishReason = Literal["length", "abort"]
-"""The twin's models never stop by themselves: every request is sent as if with ignore_eos."""
+__all__ = ["Engine", "EngineLimits", "FinishReason", "Outcome", "Request", "Stats", "Step"]
 
+_Entry = tuple[int, int, Request]
+"""(place, since, request): it holds while the request has both, and sorts by place."""
+_Buckets = defaultdict[int, list[_Entry]]
+"""By number of the step in which something happens."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineLimits:
-    """The engine flags the scheduler obeys, in vLLM's words. `num_gpu_blocks` includes the null block."""
-
-    num_gpu_blocks: int
-    block_size: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
-
-    def __post_init__(self) -> None:
-        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_gpu_blocks < 2:
-            raise SpecError(
-                f"num_gpu_blocks must be at least 2 (one is the null block), got {self.num_gpu_blocks}"
-            )
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            raise SpecError(
-                f"max_num_batched_tokens {self.max_num_batched_tokens} is below max_num_seqs "
-                f"{self.max_num_seqs}: each running request needs a token a step, so vLLM refuses it"
-            )
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Request:
-    """One request inside the engine; others may read it, only the engine writes it."""
-
-    request_id: str
-    prompt_tokens: int
-    tokens_max: int
-    """Prompt and output together when it ends: max_tokens or max_model_len, whichever comes first."""
-    tokens: int
-    """Prompt and output known so far."""
-    computed_tokens: int = 0
-    """Tokens whose K and V are in the cache; 0 again after a preemption."""
-    blocks: list[int] = field(default_factory=list)
-    room_tokens: int = 0
-    """Tokens its blocks have room for."""
-    preemptions: int = 0
-    ended: bool = False
-
-    @property
-    def output_tokens(self) -> int:
-        return self.tokens - self.prompt_tokens
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """What the engine put into one forward pass; its tokens exist only after `Engine.settle`."""
-
-    batch: tuple[Request, ...]
-    admitted: tuple[Request, ...]
-    preempted: tuple[Request, ...]
-    prefill_tokens: int
-    decoding: int
-    """Running sequences that compute one token."""
-    context_tokens: int
-    """Cached tokens attention reads in this step, over the batch."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a settled step yielded: one new token for each of `emitted`."""
-
-    emitted: tuple[Request, ...]
-    first: tuple[Request, ...]
-    """Those of `emitted` whose first output token this is."""
-    finished: tuple[Request, ...]
+place_of = attrgetter("place")
 
 
 @dataclass(slots=True, kw_only=True)
-class Stats:
-    """Cumulative counters since the start. A prompt counts once, with its first token, as in vLLM."""
+class _Turn:
+    """What one step has given away so far."""
 
-    preemptions: int = 0
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
-    finished: Counter[str] = field(default_factory=Counter)
+    budget_tokens: int
+    chunks: dict[Request, int] = field(default_factory=dict)
+    """Tokens of those that read, also none; each that decodes gets one without being listed."""
+    preempted: list[Request] = field(default_factory=list)
+
+    def left_tokens(self, position: int) -> int:
+        """What is left for the running at `position`, all before it served."""
+        return self.budget_tokens - sum(self.chunks.values()) - (position - len(self.chunks))
 
 
 class Engine:
@@ -106,21 +55,119 @@ class Engine:
 
     def __init__(self, limits: EngineLimits) -> None:
         self.limits = limits
-        self.pool = BlockPool(limits.num_gpu_blocks)
-        self.waiting: deque[Request] = deque()
+        self.waiting: deque[Request] | PriorityQueue = (
+            PriorityQueue() if limits.policy == "priority" else deque()
+        )
         self.running: list[Request] = []
+        """In order of admission, which is the order of service."""
         self.stats = Stats()
+        self._cache = KvCache(limits)
+        self._clock = StepClock()
         self._requests: dict[str, Request] = {}
+        self._arrivals = 0
+        self._admissions = 0
+        self._reading: list[Request] = []
+        """The running that do not decode: tokens known before the step are still to be computed."""
+        self._context_tokens = 0
+        """Computed tokens of all that decode."""
+        self._calendar: _Buckets = defaultdict(list)
+        self._endings: _Buckets = defaultdict(list)
+        self._aborted: list[Request] = []
+        """Since the step began."""
+
+    @property
+    def pool(self) -> BlockPool:
+        return self._cache.pool
 
     @property
     def has_work(self) -> bool:
         return bool(self._requests)
 
-    def add(self, request_id: str, prompt_tokens: int, max_tokens: int) -> Request:
-        """Puts a request at the end of the waiting queue.
+    def add(
+        self, request_id: str, prompt_tokens: int, max_tokens: int, *, priority: int = 0, prefix: Prefix = ()
+    ) -> Request:
+        """Puts a request into the waiting queue: at its end, or by priority (lower is sooner).
 
         Raises SpecError, one sentence, for one that could never finish: it would wait forever.
         """
+        tokens_max = self._tokens_max(request_id, prompt_tokens, max_tokens)
+        self._arrivals += 1
+        request = Request(
+            request_id=request_id,
+            prompt_tokens=prompt_tokens,
+            tokens_max=tokens_max,
+            known=prompt_tokens,
+            clock=self._clock,
+            arrival=self._arrivals,
+            priority=priority,
+            prefix=prefix,
+        )
+        self._requests[request_id] = request
+        self.waiting.append(request)
+        return request
+
+    def abort(self, request_id: str) -> bool:
+        """Ends a request at once, also in the middle of a step; False when it is not here any more."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return False
+        if request.place:
+            self.running.remove(request)
+            self._aborted.append(request)
+        else:
+            self.waiting.remove(request)
+        self._end(request, "abort")
+        return True
+
+    def step(self) -> Step:
+        """Schedules the next forward pass: running requests first, in order, then waiting ones."""
+        self._clock.started += 1
+        self._context_tokens += len(self.running) - len(self._reading)  # one more for each that decodes
+        self._aborted.clear()
+        turn = _Turn(budget_tokens=self.limits.max_num_batched_tokens)
+        served = self._serve_running(turn)
+        batch = tuple(r for r in served if turn.chunks.get(r) != 0) if turn.chunks else tuple(served)
+        decoding = len(served) - len(turn.chunks) + sum(chunk == 1 for chunk in turn.chunks.values())
+        left = turn.left_tokens(len(served))
+        admitted: list[Request] = []
+        if not turn.preempted:
+            left = self._admit(admitted, left)
+        read = (*(request for request, chunk in turn.chunks.items() if chunk), *admitted)
+        return Step(
+            batch=(*batch, *admitted),
+            admitted=tuple(admitted),
+            preempted=tuple(turn.preempted),
+            prefill_tokens=turn.budget_tokens - left - decoding,
+            decoding=decoding,
+            context_tokens=self._context_tokens + sum(request.computed for request in read),
+        )
+
+    def settle(self, step: Step) -> Outcome:
+        """Ends the step: each request whose tokens are all computed gains one; the finished leave."""
+        self._clock.settled += 1
+        now = self._clock.settled
+        read = [request for request in self._reading if request.computed == request.known]
+        self._reading = [request for request in self._reading if request.computed < request.known]
+        silent = {*self._reading, *self._aborted}  # nothing is sampled: a chunk, or gone meanwhile
+        emitted = tuple(r for r in step.batch if r not in silent) if silent else step.batch
+        first = tuple(request for request in read if request.known == request.prompt_tokens)
+        finished = [request for _, _, request in _pop(self._endings, now)]
+        for request in read:
+            request.known += 1
+            if request.known == request.tokens_max:
+                finished.append(request)
+            else:
+                self._decode(request)
+        self.stats.generation_tokens += len(emitted)
+        self.stats.prompt_tokens += sum(request.prompt_tokens for request in first)
+        if finished:
+            finished.sort(key=place_of)
+            for request in finished:
+                del self.running[self._position(request.place)]
+                self._end(request, "length")
+        return Outcome(emitted=emitted, first=first, finished=tuple(finished))
+
+    def _tokens_max(self, request_id: str, prompt_tokens: int, max_tokens: int) -> int:
         if prompt_tokens < 1 or max_tokens < 1:
             raise SpecError(f"a request needs a prompt and an output: got {prompt_tokens} and {max_tokens}")
         if prompt_tokens >= self.limits.max_model_len:
@@ -132,141 +179,155 @@ class Engine:
             raise SpecError(f"request id {request_id!r} is in use")
         tokens_max = min(prompt_tokens + max_tokens, self.limits.max_model_len)
         # The last token is sampled but never computed, so it needs no slot.
-        longest_blocks = ceil_div(tokens_max - 1, self.limits.block_size)
+        longest_blocks = self._cache.most_blocks(tokens_max - 1)
         if longest_blocks > self.pool.usable_blocks:
             raise SpecError(
                 f"a request of {tokens_max} tokens needs {longest_blocks} blocks and the cache has "
                 f"{self.pool.usable_blocks}; shorten it or enlarge the cache"
             )
-        request = Request(
-            request_id=request_id, prompt_tokens=prompt_tokens, tokens_max=tokens_max, tokens=prompt_tokens
-        )
-        self._requests[request_id] = request
-        self.waiting.append(request)
-        return request
+        return tokens_max
 
-    def abort(self, request_id: str) -> bool:
-        """Ends a request at once, also in the middle of a step; False when it is not here any more."""
-        request = self._requests.get(request_id)
-        if request is None:
-            return False
-        # Identity decides: a request is in exactly one queue.
-        if request in self.running:
-            self.running.remove(request)
-        else:
-            self.waiting.remove(request)
-        self._end(request, "abort")
-        return True
+    def _serve_running(self, turn: _Turn) -> list[Request]:
+        """Gives the running their tokens and returns those that had their turn, in order.
 
-    def step(self) -> Step:
-        """Schedules the next forward pass: running requests first, in order, then waiting ones."""
-        decoding = 0
-        context_tokens = 0
-        budget = self.limits.max_num_batched_tokens
-        running = self.running
-        preempted: list[Request] = []
-        index = 0
-        while index < len(running) and budget > 0:  # the twin's hot loop: attributes are read once
-            request = running[index]
-            before = request.computed_tokens
-            computed = request.tokens
-            if computed > before + budget:
-                computed = before + budget
-            if computed > request.room_tokens and not self._grow(request, computed, preempted):
-                break
-            request.computed_tokens = computed
-            context_tokens += computed
-            index += 1
-            if computed == before + 1:
-                decoding += 1
-                budget -= 1
-            else:
-                budget -= computed - before
-        admitted: list[Request] = []
-        if not preempted:
-            budget = self._admit(admitted, budget)
-            context_tokens += sum(request.computed_tokens for request in admitted)
-        return Step(
-            batch=tuple(running[: index + len(admitted)]),
-            admitted=tuple(admitted),
-            preempted=tuple(preempted),
-            prefill_tokens=self.limits.max_num_batched_tokens - budget - decoding,
-            decoding=decoding,
-            context_tokens=context_tokens,
-        )
+        Only a chunk can leave too few tokens for those behind it. While a chunk is always the last, as when
+        chunks may end anywhere, it is enough to stop at the requests whose block tables change.
+        """
+        now, reading = self._clock.started, self._reading
+        entries = _pop(self._calendar, now)
+        due = [request for _, _, request in entries]
+        if reading and reading[0] is not self.running[-1]:
+            return self._serve_each(tuple(self.running), due, turn)
+        if self._cache.grows_alike and self._cache.append_blocks(due):
+            self._calendar[now + self.limits.block_size] += entries
+            return self._serve_each(reading, due, turn)
+        return self._serve_each((*due, *reading), due, turn)
 
-    def settle(self, step: Step) -> Outcome:
-        """Ends the step: each request whose tokens are all computed gains one; the finished leave."""
-        emitted: list[Request] = []
-        first: list[Request] = []
-        finished: list[Request] = []
-        for request in step.batch:
-            tokens = request.tokens
-            if request.computed_tokens < tokens or request.ended:
-                continue  # a chunk of a longer prompt, or aborted meanwhile: nothing is sampled
-            request.tokens = tokens + 1
-            emitted.append(request)
-            if tokens == request.prompt_tokens:
-                first.append(request)
-                self.stats.prompt_tokens += tokens
-            if tokens + 1 == request.tokens_max:
-                finished.append(request)
-        self.stats.generation_tokens += len(emitted)
-        if finished:
-            for request in finished:
-                self._end(request, "length")
-            self.running = [request for request in self.running if not request.ended]
-        return Outcome(emitted=tuple(emitted), first=tuple(first), finished=tuple(finished))
+    def _serve_each(self, stops: Sequence[Request], due: Sequence[Request], turn: _Turn) -> list[Request]:
+        """Stops at each of `stops`; the others before it decode and need nothing but their token."""
+        everyone = len(stops) == len(self.running)
+        for request in tuple(stops):
+            place, computed = request.place, request.computed_tokens
+            if not place:
+                continue  # preempted in this step
+            if request.since is None or everyone:
+                left = turn.left_tokens(self._position(place))
+                if not left:
+                    return self._cut(place)
+            if request.since is None:
+                chunk = self._cache.chunk(request, min(request.known - computed, left))
+                turn.chunks[request] = chunk
+                if not chunk:
+                    continue
+                computed += chunk
+            if not self._grow(request, computed, turn):
+                return self._cut(place)
+            if request.since is None:
+                request.computed = computed
+            elif request in due:
+                self._watch(request, computed)
+        return self.running
 
-    def _grow(self, request: Request, tokens: int, preempted: list[Request]) -> bool:
-        """Blocks for `tokens` computed tokens; takes them from the latest admitted, itself at last."""
-        missing = ceil_div(tokens, self.limits.block_size) - len(request.blocks)
-        while missing > self.pool.free_blocks:
-            victim = self.running.pop()
+    def _cut(self, place: int) -> list[Request]:
+        """The running from `place` on get no token in this step: they catch up as after a chunk."""
+        position = self._position(place)
+        for request in self.running[position:]:
+            if request.since is not None:
+                self._freeze(request)
+                request.computed -= 1
+                self._reading.append(request)
+        self._reading.sort(key=place_of)
+        return self.running[:position]
+
+    def _position(self, place: int) -> int:
+        """Where in the order of running the request of this place is, or would be."""
+        return bisect_left(self.running, place, key=place_of)
+
+    def _grow(self, request: Request, computed: int, turn: _Turn) -> bool:
+        """Blocks for `computed` tokens; takes them from the last in rank, from itself at last."""
+        settled = request.computed if request.since is None else computed - 1
+        while not self._cache.extend(request, settled, computed):
+            victim = self.running[-1] if self.limits.policy == "fcfs" else max(self.running, key=rank)
             self._preempt(victim)
-            preempted.append(victim)
+            turn.preempted.append(victim)
+            turn.chunks.pop(victim, None)
             if victim is request:
                 return False
-        self._allocate(request, missing)
         return True
 
     def _preempt(self, victim: Request) -> None:
         """Recompute preemption: all its blocks go, what it generated stays and is prefilled again."""
-        self._release(victim)
-        victim.computed_tokens = 0
+        del self.running[self._position(victim.place)]
+        self._leave(victim)
+        victim.computed = 0
         victim.preemptions += 1
         self.stats.preemptions += 1
         self.waiting.appendleft(victim)
 
-    def _admit(self, admitted: list[Request], budget: int) -> int:
+    def _admit(self, admitted: list[Request], left: int) -> int:
         """Moves requests from the head of waiting to running; returns the token budget left.
 
-        The whole sequence must fit into the free blocks though only a chunk is allocated
-        (scheduler_reserve_full_isl). The first that does not fit stops admission: FCFS.
+        The first that does not fit stops admission: nobody overtakes it.
         """
-        while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
+        while self.waiting and left > 0 and len(self.running) < self.limits.max_num_seqs:
             request = self.waiting[0]
-            if ceil_div(request.tokens, self.limits.block_size) > self.pool.free_blocks:
+            found = self._cache.find_prefix(request)
+            request.computed = len(found) * self.limits.block_size
+            chunk = self._cache.chunk(request, min(request.known - request.computed, left))
+            reserve = self.limits.watermark_blocks if self.running else 0
+            if not chunk or not self._cache.admit(request, found, request.computed + chunk, reserve):
+                request.computed = 0
                 break
+            if self.limits.enable_prefix_caching and not request.preemptions:
+                self.stats.prefix_cache_queries += request.known
+                self.stats.prefix_cache_hits += request.computed
             self.waiting.popleft()
-            request.computed_tokens = min(request.tokens, budget)
-            self._allocate(request, ceil_div(request.computed_tokens, self.limits.block_size))
+            self._admissions += 1
+            request.place = self._admissions
+            request.computed += chunk
             self.running.append(request)
+            self._reading.append(request)
             admitted.append(request)
-            budget -= request.computed_tokens
-        return budget
+            left -= chunk
+        return left
+
+    def _decode(self, request: Request) -> None:
+        """From the next step on the request computes one token a step."""
+        now = self._clock.settled
+        request.since = now
+        last = now + request.tokens_max - request.known
+        self._endings[last].append((request.place, now, request))
+        self._context_tokens += request.computed
+        self._watch(request, request.computed)
+
+    def _watch(self, request: Request, computed: int) -> None:
+        """Puts the next change of the block tables of a request that decodes into the calendar."""
+        assert request.since is not None
+        change = min([table.change for table in request.tables])
+        self._calendar[self._clock.started + change - computed].append((request.place, request.since, request))
+
+    def _freeze(self, request: Request) -> None:
+        """Writes down the progress of a request that decodes no more."""
+        self._context_tokens -= request.computed_tokens
+        request.known, request.computed, request.since = request.tokens, request.computed_tokens, None
+
+    def _leave(self, request: Request) -> None:
+        """Takes everything from a request that runs no more but its tokens."""
+        if request.since is not None:
+            self._freeze(request)
+        elif request in self._reading:
+            self._reading.remove(request)
+        request.place = 0
+        self._cache.release(request)
 
     def _end(self, request: Request, reason: FinishReason) -> None:
         request.ended = True
-        self._release(request)
+        self._leave(request)
         del self._requests[request.request_id]
         self.stats.finished[reason] += 1
 
-    def _allocate(self, request: Request, count: int) -> None:
-        request.blocks += self.pool.allocate(count)
-        request.room_tokens = len(request.blocks) * self.limits.block_size
 
-    def _release(self, request: Request) -> None:
-        self.pool.free(request.blocks)
-        request.blocks = []
-        request.room_tokens = 0
+def _pop(buckets: _Buckets, step: int) -> list[_Entry]:
+    """What happens in this step, by place, without the entries that hold no more."""
+    entries = sorted(buckets.pop(step, ()))
+    return [entry for entry in entries if entry[2].place == entry[0] and entry[2].since == entry[1]]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from estimator.twin.cost import StepCost, step_seconds
 from estimator.twin.engine import Engine, Outcome, Request, Step
-from estimator.twin.telemetry import RequestTimes, Telemetry
+from estimator.twin.speech import Speech
+from estimator.twin.telemetry import RequestCounts, RequestTimes, Telemetry
 
 LAG_MAX_S: Final = 0.25
 """Behind by more than this the clock starts anew: a machine too slow must look slow, never burst."""
@@ -19,7 +22,10 @@ class Ticket:
     """One request under way: the engine loop fills it, its HTTP handler empties it."""
 
     request: Request
-    news: asyncio.Event
+    speech: Speech
+    max_tokens: int
+    on_tokens: Callable[[], None]
+    """Called within the engine's turn whenever there are new tokens; it must not wait."""
     arrived_s: float
     scheduled_s: float | None = None
     first_token_s: float | None = None
@@ -27,8 +33,13 @@ class Ticket:
     taken_tokens: int = 0
     finished: bool = False
 
+    @property
+    def fresh_tokens(self) -> int:
+        """Tokens that came since the last `take`."""
+        return self.request.output_tokens - self.taken_tokens
+
     def take(self) -> int:
-        """Tokens that came since the last call; several at once when the reader was slow, as in vLLM."""
+        """The fresh tokens, which are then no longer so; several when the reader was slow, as in vLLM."""
         fresh = self.request.output_tokens - self.taken_tokens
         self.taken_tokens += fresh
         return fresh
@@ -37,20 +48,33 @@ class Ticket:
 class EngineLoop:
     """Owns the engine; everything happens on one event loop, so nothing needs a lock."""
 
-    def __init__(self, engine: Engine, cost: StepCost, telemetry: Telemetry) -> None:
+    def __init__(
+        self, engine: Engine, cost: StepCost, telemetry: Telemetry, *, time_scale: float = 1.0
+    ) -> None:
+        self.time_scale = time_scale
+        """Wall seconds per modelled second; may change while it runs."""
+        self.hung = False
+        """A hung engine finishes the step it is in and starts no other."""
         self._engine = engine
         self._cost = cost
         self._telemetry = telemetry
         self._tickets: dict[str, Ticket] = {}
         self._work = asyncio.Event()
 
-    def submit(self, request_id: str, tokens: tuple[int, int], news: asyncio.Event) -> Ticket:
-        """Queues a request of (prompt, output) tokens; `news` is set whenever it gained some.
+    def submit(
+        self, request_id: str, speech: Speech, on_tokens: Callable[[], None], *, max_tokens: int = 0
+    ) -> Ticket:
+        """Queues a request; max_tokens is what its client allowed, for the histogram alone.
 
         Raises SpecError when it could never finish.
         """
-        request = self._engine.add(request_id, *tokens)
-        ticket = Ticket(request=request, news=news, arrived_s=asyncio.get_running_loop().time())
+        ticket = Ticket(
+            request=self._engine.add(request_id, speech.prompt_tokens, speech.output_tokens),
+            speech=speech,
+            max_tokens=max_tokens or speech.output_tokens,
+            on_tokens=on_tokens,
+            arrived_s=asyncio.get_running_loop().time(),
+        )
         self._tickets[request_id] = ticket
         self._work.set()
         return ticket
@@ -65,18 +89,21 @@ class EngineLoop:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time()
         while True:
-            if not self._engine.has_work:
+            if self.hung or not self._engine.has_work:
                 self._work.clear()
                 await self._work.wait()
                 deadline_s = loop.time()
+                continue
             if loop.time() - deadline_s > LAG_MAX_S:
                 deadline_s = loop.time()
             step = self._engine.step()
             self._note_scheduled(step, deadline_s)
-            deadline_s += step_seconds(self._cost, step.prefill_tokens, step.decoding, step.context_tokens)
+            seconds = step_seconds(self._cost, step.prefill_tokens, step.decoding, step.context_tokens)
+            deadline_s += seconds * self.time_scale
             # Also when late: the readers must get their turn between two steps.
             await asyncio.sleep(max(0.0, deadline_s - loop.time()))
             self._deliver(self._engine.settle(step), loop.time())
+            self._telemetry.lateness.observe(max(0.0, loop.time() - deadline_s))
 
     def _note_scheduled(self, step: Step, now_s: float) -> None:
         for request in step.admitted:
@@ -89,17 +116,23 @@ class EngineLoop:
         for request in outcome.first:
             ticket = self._tickets[request.request_id]
             ticket.first_token_s = now_s
-            telemetry.ttft.observe(now_s - ticket.arrived_s)
-        for request in outcome.emitted:
-            ticket = self._tickets[request.request_id]
-            if ticket.last_token_s is not None:
-                telemetry.itl.observe(now_s - ticket.last_token_s)
+            telemetry.observe("ttft", now_s - ticket.arrived_s)
+        gaps: Counter[float] = Counter()  # of a step most gaps are the same to the bit
+        tickets = [self._tickets[request.request_id] for request in outcome.emitted]
+        for before_s, count in Counter(ticket.last_token_s for ticket in tickets).items():
+            if before_s is not None:
+                gaps[now_s - before_s] += count
+        for ticket in tickets:
             ticket.last_token_s = now_s
-            ticket.news.set()
         for request in outcome.finished:
             self._finish(self._tickets.pop(request.request_id))
+        for ticket in tickets:
+            ticket.on_tokens()
+        for gap_s, count in gaps.items():
+            telemetry.observe("itl", gap_s, count)
+            telemetry.observe("tpot", gap_s, count)
         prompts_tokens = sum(request.prompt_tokens for request in outcome.first)
-        telemetry.iteration_tokens.observe(prompts_tokens + len(outcome.emitted))
+        telemetry.observe("iteration", prompts_tokens + len(outcome.emitted))
 
     def _finish(self, ticket: Ticket) -> None:
         ticket.finished = True
@@ -113,4 +146,11 @@ class EngineLoop:
             last_token_s=ticket.last_token_s,
         )
         request = ticket.request
-        self._telemetry.finished(times, request.prompt_tokens, request.output_tokens, request.preemptions)
+        counts = RequestCounts(
+            prompt_tokens=request.prompt_tokens,
+            output_tokens=request.output_tokens,
+            max_tokens=ticket.max_tokens,
+            preemptions=request.preemptions,
+            finish_reason=ticket.speech.finish_reason,
+        )
+        self._telemetry.finished(times, counts)

@@ -1,71 +1,45 @@
-"""The twin's /metrics page: vLLM 0.32's names, help texts, labels and buckets, over the engine's own state.
+"""What the twin counts about itself, and the /metrics page made of it in the words of one engine.
 
 Gauges and counters are read from the engine when the page is asked for; only histograms are fed as steps
-go by. Checked against recorded pages in tests/fixtures/metrics.
+go by. Which families a page has is a table: vllm_page.py, lmdeploy_page.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import accumulate
+from typing import Final, Literal
 
-from prometheus_client import CollectorRegistry, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-from estimator.capacity import vllm_headline
 from estimator.twin.engine import Engine
 from estimator.twin.profile import TwinProfile
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 ENGINE: Final = "0"
-_LATENCY_S: Final = (
-    0.3,
-    0.5,
-    0.8,
-    1,
-    1.5,
-    2,
-    2.5,
-    5,
-    10,
-    15,
-    20,
-    30,
-    40,
-    50,
-    60,
-    120,
-    240,
-    480,
-    960,
-    1920,
-    7680,
+LATENESS_S: Final = (
+    0.0005,
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.0075,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.05,
+    0.1,
+    0.25,
+    1.0,
 )
-_TTFT_S: Final = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
-    *(20, 40, 80, 160, 640, 2560),
-)
-_ITL_S: Final = (
-    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
-    *(20, 40, 80),
-)
-_ITERATION: Final = (1, *(2**power for power in range(3, 15)))
-_PREEMPTIONS: Final = (1, 2, 3, 4, 5, 10, 20)
-FINISH_REASONS: Final = ("stop", "length", "abort", "error", "repetition")
-PHASES: Final = {"queue": "WAITING", "inference": "RUNNING", "prefill": "PREFILL", "decode": "DECODE"}
-WAITING_BY_REASON: Final = (
-    "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for scheduling capacity; "
-    "'deferred' = deferred by transient constraints (LoRA budget, KV transfer, blocked status). "
-    "Sum of all reasons equals vllm:num_requests_waiting."
-)
-UNUSED_COUNTERS: Final = {
-    "vllm:prefix_cache_queries": "Prefix cache queries, in terms of number of queried tokens.",
-    "vllm:prefix_cache_hits": "Prefix cache hits, in terms of number of cached tokens.",
-}
-"""Always 0, as in a vLLM started with --no-enable-prefix-caching."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,168 +52,171 @@ class RequestTimes:
     last_token_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestCounts:
+    """The sizes of a finished request."""
+
+    prompt_tokens: int
+    output_tokens: int
+    max_tokens: int
+    preemptions: int
+    finish_reason: str
+
+
+class Tally:
+    """A Prometheus histogram that takes many equal observations at the price of one."""
+
+    __slots__ = ("_counts", "bounds", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.total = 0.0
+        self._counts = [0] * (len(bounds) + 1)
+
+    def observe(self, value: float, times: int = 1) -> None:
+        self._counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+    @property
+    def cumulative(self) -> list[tuple[str, float]]:
+        """("0.3", 2.0), ... ("+Inf", all): what the page writes."""
+        bounds = (*self.bounds, float("inf"))
+        counts = zip(bounds, accumulate(self._counts), strict=True)
+        return [(floatToGoString(bound), float(count)) for bound, count in counts]
+
+
+Values = float | Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One metric of a page: a number, or numbers by the values of one more label."""
+
+    kind: Literal["gauge", "counter", "histogram"]
+    name: str
+    text: str
+    read: Callable[[Telemetry], Values | Tally]
+    by: str = ""
+
+
 class Telemetry:
-    """The registry of one simulated server."""
+    """The facts of one simulated server. `page` writes them down."""
 
-    def __init__(self, engine: Engine, profile: TwinProfile) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        self.registry.register(_EngineState(engine, profile))
-        self._model = profile.served_model_name
-        tokens = _one_two_five(profile.max_model_len)
-        add = self._histogram
-        self.iteration_tokens = add(
-            "iteration_tokens_total", "Histogram of number of tokens per engine_step.", _ITERATION
-        )
-        self.ttft = add(
-            "time_to_first_token_seconds", "Histogram of time to first token in seconds.", _TTFT_S
-        )
-        self.itl = add("inter_token_latency_seconds", "Histogram of inter-token latency in seconds.", _ITL_S)
-        self._tpot = add(
-            "request_time_per_output_token_seconds",
-            "Histogram of time_per_output_token_seconds per request.",
-            _ITL_S,
-        )
-        self._e2e = add(
-            "e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", _LATENCY_S
-        )
-        self._phases = {
-            phase: add(
-                f"request_{phase}_time_seconds",
-                f"Histogram of time spent in {words} phase for request.",
-                _LATENCY_S,
-            )
-            for phase, words in PHASES.items()
+    def __init__(self, engine: Engine, profile: TwinProfile, page: Page) -> None:
+        self.engine = engine
+        self.profile = profile
+        self.labels = {"model_name": profile.served_model_name, "engine": ENGINE}
+        self._page = page
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._registry.register(_Families(self))
+        self.reset()
+        self.snapshot = self.state()
+
+    def reset(self) -> None:
+        """Every counter and histogram from 0 again, as after a restart; the engine goes on."""
+        stats = self.engine.stats
+        self._base = {
+            name: getattr(stats, name) for name in ("preemptions", "prompt_tokens", "generation_tokens")
         }
-        self._prompt = add("request_prompt_tokens", "Number of prefill tokens processed.", tokens)
-        self._output = add("request_generation_tokens", "Number of generation tokens processed.", tokens)
-        self._max_tokens = add(
-            "request_params_max_tokens", "Histogram of the max_tokens request parameter.", tokens
-        )
-        self._preemptions = add(
-            "request_num_preemptions",
-            "Histogram of the number of times a request was preempted.",
-            _PREEMPTIONS,
-        )
+        self.tallies = {name: Tally(bounds) for name, bounds in self._page.buckets(self.profile).items()}
+        self.lateness = Tally(LATENESS_S)
+        self.finished_by_reason: Counter[str] = Counter()
 
-    def finished(self, times: RequestTimes, prompt_tokens: int, output_tokens: int, preemptions: int) -> None:
+    def since_reset(self, name: str) -> int:
+        """A cumulative counter of the engine: "preemptions", "prompt_tokens" or "generation_tokens"."""
+        return int(getattr(self.engine.stats, name)) - self._base[name]
+
+    def state(self) -> Mapping[str, float]:
+        """The engine's gauges at this moment."""
+        engine = self.engine
+        return {"running": len(engine.running), "waiting": len(engine.waiting), "kv_usage": engine.pool.usage}
+
+    def observe(self, name: str, value: float, times: int = 1) -> None:
+        """Feeds the histogram `name` where this page has one."""
+        tally = self.tallies.get(name)
+        if tally is not None:
+            tally.observe(value, times)
+
+    def finished(self, times: RequestTimes, counts: RequestCounts) -> None:
         """Feeds the histograms of one request that ran to its end."""
         arrived, scheduled = times.arrived_s, times.scheduled_s
         first, last = times.first_token_s, times.last_token_s
-        self._e2e.observe(last - arrived)
-        self._phases["queue"].observe(scheduled - arrived)
-        self._phases["prefill"].observe(first - scheduled)
-        self._phases["decode"].observe(last - first)
-        self._phases["inference"].observe(last - scheduled)
-        self._tpot.observe((last - first) / (output_tokens - 1) if output_tokens > 1 else 0.0)
-        self._prompt.observe(prompt_tokens)
-        self._output.observe(output_tokens)
-        self._max_tokens.observe(output_tokens)
-        self._preemptions.observe(preemptions)
+        gaps = counts.output_tokens - 1
+        seen = {
+            "e2e": last - arrived,
+            "queue": scheduled - arrived,
+            "prefill": first - scheduled,
+            "decode": last - first,
+            "inference": last - scheduled,
+            "request_tpot": (last - first) / gaps if gaps else 0.0,
+            "prompt": counts.prompt_tokens,
+            "output": counts.output_tokens,
+            "max_tokens": counts.max_tokens,
+            "preemptions": counts.preemptions,
+            "cached": 0,
+        }
+        for name, value in seen.items():
+            self.observe(name, value)
+        self.finished_by_reason[counts.finish_reason] += 1
 
     def page(self) -> tuple[bytes, str]:
         """The page and its content type: Prometheus text 0.0.4."""
-        return generate_latest(self.registry), CONTENT_TYPE
+        return generate_latest(self._registry), CONTENT_TYPE
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        made = Histogram(
-            f"vllm:{name}", text, ("model_name", "engine"), registry=self.registry, buckets=buckets
-        )
-        return made.labels(self._model, ENGINE)
+    def families(self) -> Iterator[Metric]:
+        """Those of the engine's page, then the twin's own."""
+        for family in (*self._page.families, OWN_LATENESS):
+            yield _metric(family, family.read(self), self.labels)
+        yield from self._page.others(self)
 
 
-class _EngineState(Collector):
-    """Reads the engine at the moment of the scrape."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """How one engine's /metrics looks."""
 
-    def __init__(self, engine: Engine, profile: TwinProfile) -> None:
-        self._engine = engine
-        self._labels = {"model_name": profile.served_model_name, "engine": ENGINE}
-        self._cache_config = cache_config_labels(profile)
+    families: tuple[Family, ...]
+    buckets: Callable[[TwinProfile], Mapping[str, Sequence[float]]]
+    """Bounds of the histograms it keeps, by the names `Telemetry.observe` knows."""
+    others: Callable[[Telemetry], Iterator[Metric]]
+    """Families of another form, such as an info metric."""
+
+
+OWN_LATENESS: Final = Family(
+    kind="histogram",
+    name="ullage_twin_step_lateness_seconds",
+    text="Seconds from the moment a simulated step ends to its last token being handed to the kernel.",
+    read=lambda telemetry: telemetry.lateness,
+)
+
+
+class _Families(Collector):
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        engine, stats = self._engine, self._engine.stats
-        waiting = len(engine.waiting)
-        yield self._gauge(
-            "num_requests_running", "Number of requests in model execution batches.", len(engine.running)
-        )
-        yield self._gauge("num_requests_waiting", "Number of requests waiting to be processed.", waiting)
-        yield self._by(
-            GaugeMetricFamily(
-                "vllm:num_requests_waiting_by_reason", WAITING_BY_REASON, labels=self._names("reason")
-            ),
-            {"capacity": waiting, "deferred": 0},
-        )
-        yield self._gauge(
-            "kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", engine.pool.usage
-        )
-        for name, text in UNUSED_COUNTERS.items():
-            yield self._counter(name, text, 0)
-        yield self._counter(
-            "vllm:num_preemptions", "Cumulative number of preemption from the engine.", stats.preemptions
-        )
-        yield self._counter("vllm:prompt_tokens", "Number of prefill tokens processed.", stats.prompt_tokens)
-        yield self._counter(
-            "vllm:generation_tokens", "Number of generation tokens processed.", stats.generation_tokens
-        )
-        # vLLM 0.32 leaves a client's disconnect out of "abort" (seen on a running server), so this does too.
-        finished = dict.fromkeys(FINISH_REASONS, 0) | {"length": stats.finished["length"]}
-        yield self._by(
-            CounterMetricFamily(
-                "vllm:request_success",
-                "Count of successfully processed requests.",
-                labels=self._names("finished_reason"),
-            ),
-            finished,
-        )
-        config = GaugeMetricFamily(
-            "vllm:cache_config_info",
-            "Information of the LLMEngine CacheConfig",
-            labels=list(self._cache_config),
-        )
-        config.add_metric(list(self._cache_config.values()), 1.0)
-        yield config
-
-    def _names(self, *more: str) -> list[str]:
-        return [*self._labels, *more]
-
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(f"vllm:{name}", text, labels=self._names())
-        family.add_metric(list(self._labels.values()), value)
-        return family
-
-    def _counter(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(name, text, labels=self._names())
-        family.add_metric(list(self._labels.values()), value)
-        return family
-
-    def _by(self, family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, int]) -> Metric:
-        for reason, value in values.items():
-            family.add_metric([*self._labels.values(), reason], value)
-        return family
+        return self._telemetry.families()
 
 
-def cache_config_labels(profile: TwinProfile) -> dict[str, str]:
-    """The labels of vllm:cache_config_info that describe this cache; values are text, as in vLLM."""
-    headline = vllm_headline(profile.pool, profile.max_model_len)
-    return {
-        "block_size": str(profile.block_size),
-        "cache_dtype": "auto",
-        "effective_attention_block_size": str(profile.block_size),
-        "enable_prefix_caching": "False",
-        "engine": ENGINE,
-        "gpu_memory_utilization": str(profile.gpu_memory_utilization),
-        "kv_cache_max_concurrency": str(headline.max_concurrency),
-        "kv_cache_size_tokens": str(headline.cache_tokens),
-        "num_gpu_blocks": str(profile.num_gpu_blocks),
-        "sliding_window": "None",
-    }
+def _metric(family: Family, values: Values | Tally, labels: Mapping[str, str]) -> Metric:
+    names, held = [*labels, *([family.by] if family.by else [])], list(labels.values())
+    if isinstance(values, Tally):
+        histogram = HistogramMetricFamily(family.name, family.text, labels=names)
+        histogram.add_metric(held, values.cumulative, values.total)
+        return histogram
+    made = (CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily)(
+        family.name, family.text, labels=names
+    )
+    for reason, value in values.items() if isinstance(values, Mapping) else [("", values)]:
+        made.add_metric([*held, reason] if family.by else held, value)
+    return made
 
 
-def _one_two_five(largest: int) -> tuple[float, ...]:
-    """1, 2, 5, 10, ... up to `largest`: the buckets vLLM gives token counts."""
+def one_two_five(largest: int) -> tuple[float, ...]:
+    """1, 2, 5, 10, ... up to `largest`: the buckets both engines give token counts."""
     series = (digit * 10**power for power in range(12) for digit in (1, 2, 5))
-    return tuple(bound for bound in series if bound <= largest)
+    return tuple(float(bound) for bound in series if bound <= largest)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from estimator.twin.server import main
+from estimator.twin.command import main
 
 
 @click.command(add_help_option=False, context_settings={"ignore_unknown_options": True})

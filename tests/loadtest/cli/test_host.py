@@ -19,7 +19,8 @@ INFO [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='Qw
 max_seq_len=8192, tensor_parallel_size=1, pipeline_parallel_size=1, enforce_eager=False
 INFO [model_runner.py:424] Model loading took 15.27 GiB memory and 3.2 seconds
 INFO [gpu_worker.py:1034] Free memory on device (78.57/79.19 GiB) on startup. Desired GPU memory \
-utilization is (0.92, 72.85 GiB). Actual usage is 15.69 GiB for consumed memory (weights + non-torch), 1.22 GiB for peak \
+utilization is (0.92, 72.85 GiB). Actual usage is 15.69 GiB for consumed memory (weights + non-torch), \
+1.22 GiB for peak \
 activation, and 0.61 GiB for CUDAGraph memory. Replace it. Current kv cache memory in use is 55.31 GiB.
 """
 
