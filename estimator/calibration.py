@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from estimator.engine_spec import EngineSpec
-from estimator.memory import EngineLimits, KvBudget
+from estimator.memory import EngineLimits, KvBudget, Overheads
 from estimator.spec import Interval, SpecError
-from estimator.vllm import Overheads
 
 if TYPE_CHECKING:
     from estimator.server_log import ServerLog
@@ -69,6 +68,26 @@ def overheads_from_log(log: ServerLog) -> Overheads:
             "give the whole start-up output"
         )
     return overheads
+
+
+def context_from_log(log: ServerLog, total_bytes: int, weights_bytes: int) -> Overheads:
+    """What is in use beside the weights, from the free memory that LMDeploy's TurboMind prints.
+
+    Raises SpecError when the log states none, or more than the GPU can have left.
+    """
+    free = log.free_bytes
+    if free is None:
+        raise SpecError(
+            "the log does not say how much memory was free (TurboMind prints 'Object cache budget ... from "
+            "free ...' at level WARNING); give the whole start-up output"
+        )
+    rest = total_bytes - weights_bytes
+    if free.likely > rest:
+        raise SpecError("the log has more memory free than the weights leave: correct --gpu or the model")
+    in_use = Interval(
+        low=max(0, rest - free.high), likely=max(0, rest - free.likely), high=max(0, rest - free.low)
+    )
+    return Overheads(non_torch_bytes=in_use, source="server log")
 
 
 def overheads_from_blocks(budget: KvBudget, num_gpu_blocks: int) -> Overheads:

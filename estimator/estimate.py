@@ -9,7 +9,7 @@ from typing import Final
 from estimator import vllm
 from estimator.capacity import KvPool, Prediction, predict
 from estimator.engine_spec import EngineSpec
-from estimator.memory import Headline, KvBudget
+from estimator.memory import NO_OVERHEADS, Headline, KvBudget, Overheads
 from estimator.model import ModelSpec
 from estimator.spec import EngineName, GpuSpec, Interval, SpecError, Workload
 from estimator.sustained import held_histogram, n_sustained
@@ -17,7 +17,7 @@ from estimator.weights.count import Weights
 
 VERSIONS: Final[Mapping[EngineName, str]] = {
     "vllm": f"vLLM {vllm.VERSION}",
-    "lmdeploy": f"LMDeploy 0.18",
+    "lmdeploy": "LMDeploy 0.18",
 }
 
 
@@ -50,7 +50,7 @@ def estimate(
     engine: EngineSpec,
     weights: Sequence[Weights],
     workload: Workload | None = None,
-    overheads: vllm.Overheads = vllm.NO_OVERHEADS,
+    overheads: Overheads = NO_OVERHEADS,
 ) -> Estimate:
     """How many requests of `workload` fit; without one, requests that fill max_model_len.
 
@@ -62,7 +62,7 @@ def estimate(
     else:
         from estimator.lmdeploy import budget as lmdeploy  # half of the start-up, and few ask for it
 
-        budget = lmdeploy.kv_budget(model, gpu, engine, weights[0])
+        budget = lmdeploy.kv_budget(model, gpu, engine, weights[0], overheads)
     pool = kv_pool(budget)
     max_model_len = budget.limits.max_model_len
     prediction = predict(

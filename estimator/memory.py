@@ -101,6 +101,19 @@ class KvBudget:
         return min(stages, key=lambda stage: stage[0].kv_bytes.likely // stage[1])[0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overheads:
+    """What start-up takes beside the weights, bytes; None: the prior. Calibration knows better."""
+
+    activation_bytes: Interval | None = None
+    cuda_graph_bytes: Interval | None = None
+    non_torch_bytes: Interval | None = None
+    source: str = "prior"
+
+
+NO_OVERHEADS: Final = Overheads()
+
+
 def whole_bytes(low: float, likely: float, high: float) -> Interval:
     """An Interval of whole bytes, so that ledgers add up without rounding."""
     return Interval(low=round(low), likely=round(likely), high=round(high))

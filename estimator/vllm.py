@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from estimator.engine_spec import EngineSpec
 from estimator.held import InFlight
-from estimator.memory import KV_CACHE, LEFT_FREE, EngineLimits, KvBudget, Ledger, Line, settle, whole_bytes
+from estimator.memory import (
+    KV_CACHE,
+    LEFT_FREE,
+    NO_OVERHEADS,
+    EngineLimits,
+    KvBudget,
+    Ledger,
+    Line,
+    Overheads,
+    settle,
+    whole_bytes,
+)
 from estimator.model import ModelSpec
 from estimator.spec import GpuSpec, Interval, SpecError
 from estimator.units import GIB, format_bytes
@@ -36,19 +47,6 @@ HIDDEN_COPIES: Final = 6
 """Hidden-size tensors alive at the forward pass's peak; with the MLP's three, a judgement of the source."""
 DRAFT_UNKNOWN: Final = "the weights of the draft model are not counted"
 PRIORS: Final = "priors, not measured: the activation peak, CUDA graphs and growth outside PyTorch"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overheads:
-    """What start-up takes beside the weights, bytes; None: the prior. Calibration knows better."""
-
-    activation_bytes: Interval | None = None
-    cuda_graph_bytes: Interval | None = None
-    non_torch_bytes: Interval | None = None
-    source: str = "prior"
-
-
-NO_OVERHEADS: Final = Overheads()
 
 
 def kv_budget(

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from estimator.engine_spec import EngineSpec
-from estimator.memory import EngineLimits, whole_bytes
+from estimator.memory import EngineLimits, Line, whole_bytes
 from estimator.model import ModelSpec
-from estimator.spec import GpuSpec, Interval, SpecError
+from estimator.spec import GpuSpec, SpecError
 from estimator.units import GIB
 
 VERSION: Final = "0.18"
+CONTEXT: Final = "CUDA context"
 PRIORS: Final = "priors, not measured: the CUDA context and what libraries hold"
 CACHE_MAX_ENTRY_COUNT: Final = 0.8
 """Share of the free memory (messages.py, both engines' config)."""
@@ -66,6 +67,7 @@ def batch_size(gpu: GpuSpec) -> int:
     return next((size for word, size in BATCH_SIZES.items() if word in name), BATCH_SIZE)
 
 
-def cuda_context_bytes(engine: EngineSpec) -> Interval:
-    """What CUDA, NCCL and libraries hold before the engine looks for free memory: a prior."""
-    return CONTEXT_ONE_GPU if engine.tp == 1 else CONTEXT_MANY_GPUS
+def prior_context(engine: EngineSpec) -> Line:
+    """What CUDA, NCCL and libraries hold before the engine looks for free memory."""
+    size = CONTEXT_ONE_GPU if engine.tp == 1 else CONTEXT_MANY_GPUS
+    return Line(name=CONTEXT, size_bytes=size, source="prior")

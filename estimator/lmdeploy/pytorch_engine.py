@@ -12,7 +12,7 @@ from typing import Final
 from estimator.engine_spec import EngineSpec
 from estimator.held import InFlight
 from estimator.kv_group import KvGroup, full_group
-from estimator.lmdeploy.defaults import PRIORS, VERSION, cuda_context_bytes, limits
+from estimator.lmdeploy.defaults import VERSION, limits, prior_context
 from estimator.lmdeploy.paging import Page, aligned, block_size_of, page_of
 from estimator.lmdeploy.served import check_served
 from estimator.lmdeploy.storage import PYTORCH_FORMATS, attention_of, kv_format, state_parts
@@ -89,14 +89,19 @@ def state_slot_bytes(model: ModelSpec, engine: EngineSpec) -> int:
     return aligned(state.conv_bytes) + aligned(state.recurrent_bytes)
 
 
-def kv_budget(model: ModelSpec, gpu: GpuSpec, engine: EngineSpec, weights: Weights) -> KvBudget:
-    """The ledger of one GPU and the blocks it leaves; raises SpecError where the engine would stop."""
+def kv_budget(
+    model: ModelSpec, gpu: GpuSpec, engine: EngineSpec, weights: Weights, *, context: Line | None = None
+) -> KvBudget:
+    """The ledger of one GPU and the blocks it leaves; raises SpecError where the engine would stop.
+
+    context: what is in use beside the weights, measured; None: the prior.
+    """
     check_served(model, "pytorch")
     asked = limits(model, gpu, engine)
     stored = kv_format(engine, PYTORCH_FORMATS, "the PyTorch engine")
     resolved = replace(asked, block_size=block_size_of(model, gpu, asked.block_size))
     page = page_of(model, resolved.block_size, engine, stored)
-    claims = _claims(engine, weights, model, resolved)
+    claims = _claims(engine, weights, model, resolved, context or prior_context(engine))
     starts = _starts(gpu, claims, model, resolved, page)
     blocks = _range(starts[1].blocks, [start.blocks for start in starts])
     if engine.num_gpu_blocks_override is not None:
@@ -124,11 +129,11 @@ def kv_budget(model: ModelSpec, gpu: GpuSpec, engine: EngineSpec, weights: Weigh
 
 
 def _claims(
-    engine: EngineSpec, weights: Weights, model: ModelSpec, resolved: EngineLimits
+    engine: EngineSpec, weights: Weights, model: ModelSpec, resolved: EngineLimits, context: Line
 ) -> tuple[Line, ...]:
     """What is gone before the engine divides the rest."""
     lines = [
-        Line(name="CUDA context", size_bytes=cuda_context_bytes(engine), source="prior"),
+        context,
         Line(name="weights", size_bytes=Interval.exact(weights.size_bytes), source=weights.source),
     ]
     slot_bytes = state_slot_bytes(model, engine)
@@ -231,7 +236,7 @@ def _within_pool(resolved: EngineLimits, start: Reservation, blocks: int, group:
 def _cautions(
     model: ModelSpec, group: KvGroup, start: Reservation, resolved: EngineLimits
 ) -> tuple[str, ...]:
-    found = [NOT_EXECUTED, PRIORS]
+    found = [NOT_EXECUTED]
     if start.blocks and start.prefill_tokens < resolved.max_num_batched_tokens:
         found.append(f"too little memory: LMDeploy lowers max_prefill_token_num to {start.prefill_tokens}")
     if model.is_latent:

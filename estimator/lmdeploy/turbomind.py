@@ -13,7 +13,7 @@ from typing import Final
 from estimator.engine_spec import EngineSpec
 from estimator.held import InFlight
 from estimator.kv_group import KvGroup, full_group
-from estimator.lmdeploy.defaults import PRIORS, VERSION, cuda_context_bytes, limits
+from estimator.lmdeploy.defaults import VERSION, limits, prior_context
 from estimator.lmdeploy.served import check_served
 from estimator.lmdeploy.storage import (
     TURBOMIND_FORMATS,
@@ -98,12 +98,19 @@ def frontier_blocks(state: StateParts, block: Slab) -> int:
 
 
 def kv_budget(
-    model: ModelSpec, gpu: GpuSpec, engine: EngineSpec, weights: Weights, *, older_engine: bool = False
+    model: ModelSpec,
+    gpu: GpuSpec,
+    engine: EngineSpec,
+    weights: Weights,
+    *,
+    context: Line | None = None,
+    older_engine: bool = False,
 ) -> KvBudget:
     """The ledger of one GPU and the blocks it leaves.
 
-    older_engine: of a release before 0.16, whose BlockManager had no slabs and took
-    --num-gpu-blocks-override (its --cache-max-entry-count above 1). Raises SpecError when no block is left.
+    context: what is in use beside the weights, measured; None: the prior. older_engine: of a release before
+    0.16, whose BlockManager had no slabs and took --num-gpu-blocks-override (its --cache-max-entry-count
+    above 1). Raises SpecError when no block is left.
     """
     check_served(model, "turbomind")
     resolved = limits(model, gpu, engine)
@@ -114,7 +121,8 @@ def kv_budget(
         raise UnsupportedModel(f"not yet supported: {model.architecture} on LMDeploy before 0.16")
     override = _override(engine, older_engine)
     slab = slab_of(per_block_bytes)
-    ledger = _ledger(gpu, engine, weights, resolved, None if override is None else override * per_block_bytes)
+    given_bytes = None if override is None else override * per_block_bytes
+    ledger = _ledger(gpu, context or prior_context(engine), weights, resolved, given_bytes)
     count = (lambda size: size // per_block_bytes) if older_engine else _slab_blocks(slab)
     blocks = _blocks(ledger.kv_bytes, count, exact=override, pads=not older_engine)
     if blocks.likely < 1 or ledger.line(LEFT_FREE).size_bytes.likely < 0:
@@ -162,16 +170,16 @@ def _blocks(cache: Interval, count: Callable[[int], int], *, exact: int | None, 
 
 
 def _ledger(
-    gpu: GpuSpec, engine: EngineSpec, weights: Weights, resolved: EngineLimits, given_bytes: int | None
+    gpu: GpuSpec, context: Line, weights: Weights, resolved: EngineLimits, given_bytes: int | None
 ) -> Ledger:
     """Free memory is read after the weights and before the activations, which live in what is not taken."""
-    context = cuda_context_bytes(engine)
+    in_use = context.size_bytes
     free_bytes = gpu.memory_total_bytes - weights.size_bytes
     share = resolved.memory_share
     cache = Interval(
-        low=int(max(0, free_bytes - context.high) * share),
-        likely=int(max(0, free_bytes - context.likely) * share),
-        high=int(max(0, free_bytes - context.low) * share),
+        low=int(max(0, free_bytes - in_use.high) * share),
+        likely=int(max(0, free_bytes - in_use.likely) * share),
+        high=int(max(0, free_bytes - in_use.low) * share),
     )
     source = f"{share:g} of what is free after the weights"
     if given_bytes is not None:
@@ -179,7 +187,7 @@ def _ledger(
     return settle(
         gpu.memory_total_bytes,
         (
-            Line(name="CUDA context", size_bytes=context, source="prior"),
+            context,
             Line(name="weights", size_bytes=Interval.exact(weights.size_bytes), source=weights.source),
             Line(name=KV_CACHE, size_bytes=cache, source=source),
         ),
@@ -207,7 +215,7 @@ def _groups(
 
 
 def _cautions(model: ModelSpec, slab: Slab, state: StateParts | None, older_engine: bool) -> tuple[str, ...]:
-    found = [NOT_EXECUTED, PRIORS]
+    found = [NOT_EXECUTED]
     if not older_engine:
         found.append(f"blocks come in slabs of {format_bytes(slab.size_bytes)}, {slab.objects} each")
     if state is not None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from estimator.calibration import (
+    Settings,
     calibration_path,
+    context_from_log,
     overheads_from_blocks,
     overheads_from_log,
     recall,
@@ -18,9 +20,10 @@ from estimator.catalog import find_model, read_gpu
 from estimator.engine_spec import EngineSpec
 from estimator.estimate import Estimate, estimate
 from estimator.hf_config import read_model
+from estimator.memory import NO_OVERHEADS, Overheads
 from estimator.model import ModelSpec
 from estimator.spec import GpuSpec, SpecError, Workload
-from estimator.vllm import NO_OVERHEADS, VERSION, Overheads
+from estimator.vllm import VERSION
 from estimator.vllm_cache.defaults import limits
 from estimator.weights.count import Weights, weights_of_tensors, weights_on_rank
 from loadtest.cli.engine_flags import engine_from, single
@@ -45,7 +48,7 @@ def estimate_from(model: str, options: Mapping[str, Any], workload: Workload | N
     engine, gpu = engine_from(chosen), read_gpu(chosen["gpu"])
     spec, folder = read_named(model)
     weights = _weights(spec, engine, gpu, folder, options.get("hub_weights"))
-    overheads = NO_OVERHEADS if engine.engine != "vllm" else _overheads(spec, gpu, engine, options)
+    overheads = _overheads(spec, gpu, engine, weights[0], options)
     return estimate(spec, gpu, engine, weights, workload, overheads)
 
 
@@ -63,8 +66,7 @@ def learn_from(answer: Estimate, config: Mapping[str, str], version: str | None)
     if is_fixed or not is_same or not blocks.isdigit() or fixed_there != ("None", "None"):
         return False
     overheads = overheads_from_blocks(answer.budget, int(blocks))
-    settings = settings_of(answer.model.name, answer.gpu.name, _minor(version or VERSION), engine, limits_of)
-    remember(settings, overheads, calibration_path())
+    remember(_settings(answer.model, answer.gpu, engine, version), overheads, calibration_path())
     return True
 
 
@@ -88,19 +90,32 @@ def _weights(
     )
 
 
-def _overheads(spec: ModelSpec, gpu: GpuSpec, engine: EngineSpec, options: Mapping[str, Any]) -> Overheads:
+def _overheads(
+    spec: ModelSpec, gpu: GpuSpec, engine: EngineSpec, weights: Weights, options: Mapping[str, Any]
+) -> Overheads:
     file = options.get("server_log")
     log = None if file is None else read_log(file)
-    version = VERSION if log is None or log.version is None else log.version
-    settings = settings_of(spec.name, gpu.name, _minor(version), engine, limits(spec, gpu, engine))
-    if log is not None:
-        _require_same_server(log, engine)
+    version = None if log is None else log.version
+    settings = _settings(spec, gpu, engine, version)
+    if log is None:
+        kept = None if options.get("no_calibration") else recall(settings, calibration_path())
+        return kept or NO_OVERHEADS
+    _require_same_server(log, engine)
+    if engine.engine == "vllm":
         overheads = overheads_from_log(log)
-        remember(settings, overheads, calibration_path())
-        return overheads
-    if options.get("no_calibration"):
-        return NO_OVERHEADS
-    return recall(settings, calibration_path()) or NO_OVERHEADS
+    else:
+        overheads = context_from_log(log, gpu.memory_total_bytes, weights.size_bytes)
+    remember(settings, overheads, calibration_path())
+    return overheads
+
+
+def _settings(spec: ModelSpec, gpu: GpuSpec, engine: EngineSpec, version: str | None) -> Settings:
+    if engine.engine == "vllm":
+        return settings_of(spec.name, gpu.name, _minor(version or VERSION), engine, limits(spec, gpu, engine))
+    from estimator.lmdeploy import defaults  # only for those who ask for LMDeploy
+
+    resolved = defaults.limits(spec, gpu, engine)
+    return settings_of(spec.name, gpu.name, _minor(version or defaults.VERSION), engine, resolved)
 
 
 def read_log(file: Path) -> ServerLog:

@@ -16,11 +16,10 @@ from estimator.calibration import (
     remember,
 )
 from estimator.kv_group import full_group
-from estimator.memory import KV_CACHE, EngineLimits, KvBudget, Line, settle
+from estimator.memory import KV_CACHE, EngineLimits, KvBudget, Line, Overheads, settle
 from estimator.server_log import ServerLog
 from estimator.spec import Interval, SpecError
 from estimator.units import GIB
-from estimator.vllm import Overheads
 
 HERE = Settings(
     model="Qwen3-8B",

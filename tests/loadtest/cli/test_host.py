@@ -58,6 +58,19 @@ def test_a_server_log_replaces_the_priors_now_and_later(environment: dict[str, s
     assert line(other, "activation peak")["source"].startswith("prior")
 
 
+def test_turbominds_free_memory_replaces_the_prior_of_its_context(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "lmdeploy.log"
+    log.write_text("[TM][WARNING] Object cache budget: 51200.0 MB from free 64000.0 MB and ratio 0.8\n")
+    asked = (*QWEN, "--engine", "lmdeploy")
+    now = json.loads(run(environment, *asked, "--server-log", str(log), "--json"))
+    assert line(now, "KV cache")["size_bytes"]["likely"] == pytest.approx(51_200 * 2**20, rel=1e-6)
+    later = json.loads(run(environment, *asked, "--json"))
+    assert line(later, "CUDA context")["source"] == "calibrated (server log)"
+    assert not any("priors" in assumption for assumption in later["assumptions"])
+
+
 def test_a_log_of_another_server_is_refused(environment: dict[str, str], tmp_path: Path) -> None:
     log = tmp_path / "vllm.log"
     log.write_text(LOG.replace("tensor_parallel_size=1", "tensor_parallel_size=2"), encoding="utf-8")
