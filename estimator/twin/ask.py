@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from estimator.twin.refusals import AskError, invalid, missing, problem
 from estimator.twin.tokens import ids_of, ids_of_chat
+from estimator.twin.tools import forced_tool, thinks
 
 MAX_TOKENS_DEFAULT: Final = 16
 """Of /v1/completions; a chat may fill the context."""
+SAMPLING: Final[tuple[tuple[str, str, Callable[[float], bool]], ...]] = (
+    ("temperature", "must be non-negative", lambda value: value >= 0.0),
+    ("top_p", "must be in (0, 1]", lambda value: 0.0 < value <= 1.0),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +56,9 @@ def parse_ask(body: Any, *, chat: bool, rules: Rules) -> Ask:
     options = _stream_options(fields, stream)
     prompts = [_chat_ids(fields)] if chat else _prompts(fields)
     _check_sampling(fields)
-    tool, tool_finish = _tool(fields, rules) if chat else (None, "")
+    tool, tool_finish = (
+        forced_tool(fields, rules.tool_call_parser, rules.enable_auto_tool_choice) if chat else (None, "")
+    )
     lengths = tuple(len(prompt) for prompt in prompts)
     _check_room(max(lengths), rules.max_model_len, exact=not chat and not _is_text(fields["prompt"]))
     max_tokens = _max_tokens(fields, chat, rules.max_model_len, max(lengths))
@@ -65,7 +72,7 @@ def parse_ask(body: Any, *, chat: bool, rules: Rules) -> Ask:
         stream=stream,
         include_usage=include_usage,
         continuous_usage=include_usage and bool(options.get("continuous_usage_stats")),
-        reasoning=_reasoning(fields) if chat and rules.reasoning_parser else None,
+        reasoning=thinks(fields) if chat and rules.reasoning_parser else None,
         tool=tool,
         tool_finish=tool_finish,
     )
@@ -127,10 +134,7 @@ def _check_sampling(fields: Mapping[str, Any]) -> None:
         raise AskError(f"n must be at least 1, got {choices}.", param=None)
     if choices > 1:
         raise AskError("the simulated server makes one choice a prompt: n must be 1", param="n")
-    for name, rule, holds in (
-        ("temperature", "must be non-negative", lambda value: value >= 0.0),
-        ("top_p", "must be in (0, 1]", lambda value: 0.0 < value <= 1.0),
-    ):
+    for name, rule, holds in SAMPLING:
         value = fields.get(name)
         if value is not None and not isinstance(value, int | float):
             raise invalid(problem(name, "float_type", "Input should be a valid number", value))
@@ -196,42 +200,6 @@ def _stream_options(fields: Mapping[str, Any], stream: bool) -> Mapping[str, Any
         said = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
         raise AskError(said, param="stream_options")
     return options
-
-
-def _reasoning(fields: Mapping[str, Any]) -> bool:
-    """As Qwen3's template has it: on, unless the request switches it off."""
-    kwargs = fields.get("chat_template_kwargs") or {}
-    return not isinstance(kwargs, dict) or kwargs.get("enable_thinking") is not False
-
-
-def _tool(fields: Mapping[str, Any], rules: Rules) -> tuple[str | None, str]:
-    """The function that must be called and the finish reason then; one that may be called never is."""
-    tools = fields.get("tools") or []
-    choice = fields.get("tool_choice", "auto" if tools else "none")
-    if choice == "none" or not tools:
-        return None, ""
-    names = [_function_name(tool) for tool in tools] if isinstance(tools, list) else [None]
-    if None in names:
-        raise invalid(problem("tools", "dict_type", "Input should be a valid dictionary", tools))
-    if choice == "auto":
-        if not (rules.tool_call_parser and rules.enable_auto_tool_choice):
-            said = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
-            raise AskError(said, param=None)
-        return None, ""
-    name = names[0] if choice == "required" else _function_name(choice)
-    if name not in names:
-        said = "The tool specified in `tool_choice` does not match any of the specified `tools`"
-        raise AskError(said, param=None)
-    if not rules.tool_call_parser:
-        shown = f'"{choice}"' if choice == "required" else f'function "{name}"'
-        raise AskError(f"tool_choice={shown} requires --tool-call-parser to be set", param=None)
-    return name, "tool_calls" if choice == "required" else "stop"
-
-
-def _function_name(tool: Any) -> str | None:
-    function = tool.get("function") if isinstance(tool, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) else None
 
 
 def _prompts(fields: Mapping[str, Any]) -> list[list[int]]:

@@ -66,7 +66,7 @@ class BlockPool:
         Raises ValueError for one that is not in use (the null block never is).
         """
         if not self._in_use.issuperset(blocks):
-            raise ValueError(f"blocks {sorted({*blocks} - self._in_use)} are not in use")
+            raise ValueError(f"block {min({*blocks} - self._in_use)} is not in use")
         if self._more_holders:
             blocks = [block for block in blocks if not self._still_held(block)]
         self._in_use.difference_update(blocks)

@@ -7,31 +7,27 @@ token a request), two steps in flight (vLLM's async scheduling frees a finished 
 later), long_prefill_token_threshold, LoRA, encoders and KV connectors. Limits of the API front end
 (max_num_queued_reqs) are not the scheduler's.
 
-A request that decodes is touched only in the steps that change its blocks or end it (`_calendar`,
-`_endings`): everything else about it follows from the number of steps (estimator/twin/request.py).
+A request that decodes is touched only in the steps that change its blocks or end it (`Agenda`): everything
+else about it follows from the number of steps (estimator/twin/request.py).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 from estimator.spec import SpecError
+from estimator.twin.agenda import Agenda
 from estimator.twin.blocks import BlockPool
 from estimator.twin.limits import EngineLimits
-from estimator.twin.queues import PriorityQueue
+from estimator.twin.queues import PriorityQueue, rank
 from estimator.twin.request import FinishReason, Outcome, Prefix, Request, Stats, Step, StepClock
-from estimator.twin.tables import KvCache
+from estimator.twin.tables import NEVER, KvCache
 
 __all__ = ["Engine", "EngineLimits", "FinishReason", "Outcome", "Request", "Stats", "Step"]
-
-_Entry = tuple[int, int, Request]
-"""(place, since, request): it holds while the request has both, and sorts by place."""
-_Buckets = defaultdict[int, list[_Entry]]
-"""By number of the step in which something happens."""
 
 place_of = attrgetter("place")
 
@@ -70,8 +66,9 @@ class Engine:
         """The running that do not decode: tokens known before the step are still to be computed."""
         self._context_tokens = 0
         """Computed tokens of all that decode."""
-        self._calendar: _Buckets = defaultdict(list)
-        self._endings: _Buckets = defaultdict(list)
+        self._changes = Agenda()
+        """Steps in which the block tables of a request that decodes change."""
+        self._endings = Agenda()
         self._aborted: list[Request] = []
         """Since the step began."""
 
@@ -90,7 +87,10 @@ class Engine:
 
         Raises SpecError, one sentence, for one that could never finish: it would wait forever.
         """
-        tokens_max = self._tokens_max(request_id, prompt_tokens, max_tokens)
+        tokens_max = self.limits.tokens_max(prompt_tokens, max_tokens)
+        self._refuse_if_endless(tokens_max)
+        if request_id in self._requests:
+            raise SpecError(f"request id {request_id!r} is in use")
         self._arrivals += 1
         request = Request(
             request_id=request_id,
@@ -151,7 +151,7 @@ class Engine:
         silent = {*self._reading, *self._aborted}  # nothing is sampled: a chunk, or gone meanwhile
         emitted = tuple(r for r in step.batch if r not in silent) if silent else step.batch
         first = tuple(request for request in read if request.known == request.prompt_tokens)
-        finished = [request for _, _, request in _pop(self._endings, now)]
+        finished = [request for _, _, request in self._endings.take(now)]
         for request in read:
             request.known += 1
             if request.known == request.tokens_max:
@@ -167,17 +167,7 @@ class Engine:
                 self._end(request, "length")
         return Outcome(emitted=emitted, first=first, finished=tuple(finished))
 
-    def _tokens_max(self, request_id: str, prompt_tokens: int, max_tokens: int) -> int:
-        if prompt_tokens < 1 or max_tokens < 1:
-            raise SpecError(f"a request needs a prompt and an output: got {prompt_tokens} and {max_tokens}")
-        if prompt_tokens >= self.limits.max_model_len:
-            raise SpecError(
-                f"a prompt of {prompt_tokens} tokens leaves no room for output within max_model_len "
-                f"{self.limits.max_model_len}; shorten it"
-            )
-        if request_id in self._requests:
-            raise SpecError(f"request id {request_id!r} is in use")
-        tokens_max = min(prompt_tokens + max_tokens, self.limits.max_model_len)
+    def _refuse_if_endless(self, tokens_max: int) -> None:
         # The last token is sampled but never computed, so it needs no slot.
         longest_blocks = self._cache.most_blocks(tokens_max - 1)
         if longest_blocks > self.pool.usable_blocks:
@@ -185,7 +175,6 @@ class Engine:
                 f"a request of {tokens_max} tokens needs {longest_blocks} blocks and the cache has "
                 f"{self.pool.usable_blocks}; shorten it or enlarge the cache"
             )
-        return tokens_max
 
     def _serve_running(self, turn: _Turn) -> list[Request]:
         """Gives the running their tokens and returns those that had their turn, in order.
@@ -194,12 +183,12 @@ class Engine:
         chunks may end anywhere, it is enough to stop at the requests whose block tables change.
         """
         now, reading = self._clock.started, self._reading
-        entries = _pop(self._calendar, now)
+        entries = self._changes.take(now)
         due = [request for _, _, request in entries]
         if reading and reading[0] is not self.running[-1]:
             return self._serve_each(tuple(self.running), due, turn)
         if self._cache.grows_alike and self._cache.append_blocks(due):
-            self._calendar[now + self.limits.block_size] += entries
+            self._changes.put_again(now + self._cache.groups[0].size, entries)
             return self._serve_each(reading, due, turn)
         return self._serve_each((*due, *reading), due, turn)
 
@@ -284,6 +273,7 @@ class Engine:
             self.waiting.popleft()
             self._admissions += 1
             request.place = self._admissions
+            request.cached_tokens = request.computed
             request.computed += chunk
             self.running.append(request)
             self._reading.append(request)
@@ -295,16 +285,15 @@ class Engine:
         """From the next step on the request computes one token a step."""
         now = self._clock.settled
         request.since = now
-        last = now + request.tokens_max - request.known
-        self._endings[last].append((request.place, now, request))
+        self._endings.put(now + request.tokens_max - request.known, request)
         self._context_tokens += request.computed
         self._watch(request, request.computed)
 
     def _watch(self, request: Request, computed: int) -> None:
         """Puts the next change of the block tables of a request that decodes into the calendar."""
-        assert request.since is not None
         change = min([table.change for table in request.tables])
-        self._calendar[self._clock.started + change - computed].append((request.place, request.since, request))
+        if change < NEVER:
+            self._changes.put(self._clock.started + change - computed, request)
 
     def _freeze(self, request: Request) -> None:
         """Writes down the progress of a request that decodes no more."""
@@ -325,9 +314,3 @@ class Engine:
         self._leave(request)
         del self._requests[request.request_id]
         self.stats.finished[reason] += 1
-
-
-def _pop(buckets: _Buckets, step: int) -> list[_Entry]:
-    """What happens in this step, by place, without the entries that hold no more."""
-    entries = sorted(buckets.pop(step, ()))
-    return [entry for entry in entries if entry[2].place == entry[0] and entry[2].since == entry[1]]

@@ -20,14 +20,15 @@ from aiohttp import web
 
 from estimator.spec import SpecError
 from estimator.twin.answers import Gathered, Streamed, stream
-from estimator.twin.ask import Ask, Rules, parse_ask, parse_detokenize, parse_tokenize
-from estimator.twin.dialect import VLLM, Dialect
+from estimator.twin.ask import Ask, Rules, parse_detokenize, parse_tokenize
+from estimator.twin.dialect import LMDEPLOY, VLLM, Dialect
 from estimator.twin.engine import Engine
 from estimator.twin.faults import HEADER, Fault, FaultPlan
+from estimator.twin.lmdeploy_ask import parse_encode
 from estimator.twin.options import ServerOptions
 from estimator.twin.profile import TwinProfile
 from estimator.twin.realtime import EngineLoop
-from estimator.twin.refusals import AskError, bad_json, no_body
+from estimator.twin.refusals import AskError, bad_json, no_body, wrong_type
 from estimator.twin.speech import Endings, Speech
 from estimator.twin.telemetry import Telemetry
 from estimator.twin.tokens import text_of_ids
@@ -38,7 +39,7 @@ KEEP_ALIVE_S: Final = 5.0
 """vLLM's front end (uvicorn) closes idle connections after 5 s; clients must cope with that."""
 STOP_S: Final = 0.25
 """How long open streams may go on after a signal; aiohttp waits this long twice."""
-DIALECTS: Final[Mapping[str, Dialect]] = {"vllm": VLLM}
+DIALECTS: Final[Mapping[str, Dialect]] = {"vllm": VLLM, "lmdeploy": LMDEPLOY}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -81,6 +82,8 @@ class TwinServer:
             ("POST", "/v1/chat/completions", self._chat),
         )
         for method, path, handler in routes:
+            if path not in self.dialect.paths:
+                continue
             app.router.add_route(method, path, handler)
         app.cleanup_ctx.append(self._stepping)
         return app
@@ -158,7 +161,7 @@ class TwinServer:
         )
 
     async def _encode(self, request: web.Request) -> web.Response:
-        raise web.HTTPNotFound
+        return answer(parse_encode(await read_json(request)))
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         return await self._generate(request, chat=False)
@@ -175,16 +178,17 @@ class TwinServer:
             raise AskError(
                 "EngineCore encountered an issue.", param=None, status=500, kind="InternalServerError"
             )
-        ask = parse_ask(await read_json(request), chat=chat, rules=self.rules)
+        ask = self.dialect.parse(await read_json(request), chat, self.rules)
         speeches = [self._speech(ask, prompt_tokens, faults) for prompt_tokens in ask.prompts_tokens]
-        answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(8)}"
-        envelope = Envelope(answer_id=answer_id, model=self.rules.model, created_s=int(time.time()))
+        envelope = Envelope(
+            answer_id=self.dialect.answer_id(chat), model=self.rules.model, created_s=int(time.time())
+        )
         under_way: Streamed | Gathered = Gathered()
         if ask.stream:
             wire = self.dialect.wire(ask, speeches, envelope)
             under_way = Streamed(wire, interval=self.options.stream_interval)
         try:
-            under_way.submit(self.loop, answer_id, speeches, ask.max_tokens)
+            under_way.submit(self.loop, secrets.token_hex(8), speeches, ask.max_tokens)
             if isinstance(under_way, Streamed):
                 return await stream(request, under_way, faults)
             await under_way.done.wait()
@@ -237,11 +241,7 @@ def answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = 
 async def read_json(request: web.Request) -> Any:
     """The body. Raises AskError or HTTPBadRequest in vLLM's words when it is not JSON."""
     if request.content_type != "application/json":
-        raise AskError(
-            "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed",
-            param=None,
-            kind="Bad Request",
-        )
+        raise wrong_type()
     try:
         raw = await request.read()
         return json.loads(raw) if raw else _refuse_empty()

@@ -17,7 +17,6 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from estimator.twin.engine import Engine
 from estimator.twin.profile import TwinProfile
@@ -69,7 +68,7 @@ class Tally:
     __slots__ = ("_counts", "bounds", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
+        self.bounds = tuple(float(bound) for bound in bounds)
         self.total = 0.0
         self._counts = [0] * (len(bounds) + 1)
 
@@ -82,7 +81,7 @@ class Tally:
         """("0.3", 2.0), ... ("+Inf", all): what the page writes."""
         bounds = (*self.bounds, float("inf"))
         counts = zip(bounds, accumulate(self._counts), strict=True)
-        return [(floatToGoString(bound), float(count)) for bound, count in counts]
+        return [("+Inf" if bound == float("inf") else str(bound), float(count)) for bound, count in counts]
 
 
 Values = float | Mapping[str, float]
@@ -117,7 +116,7 @@ class Telemetry:
     def reset(self) -> None:
         """Every counter and histogram from 0 again, as after a restart; the engine goes on."""
         stats = self.engine.stats
-        self._base = {
+        self._base: dict[str, int] = {
             name: getattr(stats, name) for name in ("preemptions", "prompt_tokens", "generation_tokens")
         }
         self.tallies = {name: Tally(bounds) for name, bounds in self._page.buckets(self.profile).items()}
@@ -129,9 +128,19 @@ class Telemetry:
         return int(getattr(self.engine.stats, name)) - self._base[name]
 
     def state(self) -> Mapping[str, float]:
-        """The engine's gauges at this moment."""
+        """The engine's gauges at this moment; requests beyond max_num_seqs have no handle in LMDeploy yet."""
         engine = self.engine
-        return {"running": len(engine.running), "waiting": len(engine.waiting), "kv_usage": engine.pool.usage}
+        running = len(engine.running)
+        in_flight = running + len(engine.waiting)
+        routed = min(in_flight, self.profile.max_num_seqs)
+        return {
+            "running": running,
+            "waiting": max(0, routed - running),
+            "routed": routed,
+            "api_waiting": in_flight - routed,
+            "succeeded": self.finished_by_reason.total(),
+            "kv_usage": engine.pool.usage,
+        }
 
     def observe(self, name: str, value: float, times: int = 1) -> None:
         """Feeds the histogram `name` where this page has one."""

@@ -1,6 +1,7 @@
 """The engine under a virtual clock: arrivals in, records out, as fast as the machine can count.
 
-A closed loop of users gives the concurrency a load test would set; a list of arrivals replays traffic.
+A closed loop of users gives the concurrency a load test would set; arrivals (estimator/twin/arrivals.py) give
+the traffic of an open one.
 Both are deterministic: the same seed gives the same history.
 """
 
@@ -8,21 +9,16 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from estimator.spec import Workload
+from estimator.twin.arrivals import Arrival
 from estimator.twin.cost import StepCost, step_seconds
 from estimator.twin.engine import Engine, EngineLimits, Request, Step
+from estimator.twin.request import Prefix
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Arrival:
-    """One request of an open loop: when it comes (s) and how long it is (tokens)."""
-
-    at_s: float
-    prompt_tokens: int
-    output_tokens: int
+__all__ = ["Arrival", "ClosedLoop", "History", "RequestOutcome", "StepSample", "closed_loop", "open_loop"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +34,8 @@ class ClosedLoop:
     seed: int = 1
     think_s: float = 0.0
     ramp_s: float = 0.0
+    prefix: Prefix = ()
+    """The beginning that all prompts share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +103,7 @@ def closed_loop(limits: EngineLimits, cost: StepCost, loop: ClosedLoop) -> Histo
                 at_s=at_s,
                 prompt_tokens=loop.workload.input_tokens.at(rng.random()),
                 output_tokens=loop.workload.output_tokens.at(rng.random()),
+                prefix=loop.prefix,
             )
 
     starts = [loop.ramp_s * user / loop.users for user in range(loop.users)]
@@ -112,7 +111,7 @@ def closed_loop(limits: EngineLimits, cost: StepCost, loop: ClosedLoop) -> Histo
     return _VirtualRun(limits, cost).run(first, lambda now_s: ask(now_s + loop.think_s))
 
 
-def open_loop(limits: EngineLimits, cost: StepCost, arrivals: Sequence[Arrival]) -> History:
+def open_loop(limits: EngineLimits, cost: StepCost, arrivals: Iterable[Arrival]) -> History:
     """Every arrival at its time, whatever the server does; ends when the last has finished."""
     return _VirtualRun(limits, cost).run(arrivals, lambda _: ())
 
@@ -148,7 +147,13 @@ class _VirtualRun:
         return History(requests=tuple(self.requests), steps=tuple(self.steps))
 
     def _add(self, request_id: str, arrival: Arrival) -> None:
-        self.engine.add(request_id, arrival.prompt_tokens, arrival.output_tokens)
+        self.engine.add(
+            request_id,
+            arrival.prompt_tokens,
+            arrival.output_tokens,
+            priority=arrival.priority,
+            prefix=arrival.prefix,
+        )
         self._came_s[request_id] = arrival.at_s
 
     def _one_step(self) -> tuple[Request, ...]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from random import Random
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_scheduler import PlainScheduler
 
-from estimator.spec import Lengths, Workload
+from estimator.held import InFlight, held_by_step
+from estimator.kv_group import KvGroup
+from estimator.spec import Lengths, SpecError, Workload
 from estimator.twin.blocks import BlockPool
 from estimator.twin.cost import StepCost
-from estimator.twin.engine import Engine, EngineLimits
+from estimator.twin.engine import Engine, EngineLimits, Request
+from estimator.twin.request import Prefix
 from estimator.twin.virtual import Arrival, ClosedLoop, closed_loop, open_loop
 from estimator.units import ceil_div
 
@@ -33,15 +41,64 @@ LIMITS = st.builds(
 LENGTHS = st.tuples(st.integers(min_value=1, max_value=60), st.integers(min_value=1, max_value=40))
 
 
+def group_of(kind: str, size: int, reach: int, blocks: int) -> KvGroup:
+    """`rolls` is a state kept for each block of tokens."""
+    state = {"state": {"state_blocks": blocks}, "rolls": {"state_blocks": blocks, "rolls": True}}.get(kind)
+    return KvGroup(
+        kind="state" if state else kind,  # type: ignore[arg-type]
+        block_size=size,
+        layers=1,
+        page_bytes=0,
+        reach_tokens=reach,
+        **(state or {"ahead_tokens": blocks - 1}),  # type: ignore[arg-type]
+    )
+
+
+GROUPS = st.integers(min_value=1, max_value=8).flatmap(
+    lambda size: st.lists(
+        st.builds(
+            group_of,
+            st.sampled_from(["full", "window", "chunk", "state", "rolls"]),
+            st.just(size),
+            st.integers(min_value=1, max_value=30),
+            st.integers(min_value=1, max_value=4),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+ANY_LIMITS = st.one_of(
+    LIMITS,
+    st.builds(
+        lambda limits, policy, watermark: replace(
+            limits, enable_prefix_caching=True, policy=policy, watermark=watermark
+        ),
+        LIMITS,
+        st.sampled_from(["fcfs", "priority"]),
+        st.sampled_from([0.0, 0.2]),
+    ),
+    st.builds(
+        lambda limits, policy, groups: replace(limits, policy=policy, groups=tuple(groups)),
+        LIMITS,
+        st.sampled_from(["fcfs", "priority"]),
+        GROUPS,
+    ),
+)
+SOME_PREFIXES: list[Prefix] = [(), (("rules", 9),), (("rules", 9), ("talk", 40)), (("other", 30),)]
+PREFIXES = st.sampled_from(SOME_PREFIXES)
+
+
 def is_sound(engine: Engine) -> bool:
-    """used + free = usable, and each held block belongs to exactly one running request."""
+    """used + free = usable, and each used block belongs to running requests: to one, if none are shared."""
     held = [block for request in engine.running for block in request.blocks]
+    limits = engine.limits
     return (
         engine.pool.used_blocks + engine.pool.free_blocks == engine.pool.usable_blocks
-        and len(held) == len(set(held)) == engine.pool.used_blocks
+        and len(set(held)) == engine.pool.used_blocks
+        and (limits.enable_prefix_caching or len(held) == len(set(held)))
         and all(not request.blocks for request in engine.waiting)
         and all(
-            len(request.blocks) == ceil_div(request.computed_tokens, engine.limits.block_size)
+            limits.groups or len(request.blocks) == ceil_div(request.computed_tokens, limits.block_size)
             for request in engine.running
         )
     )
@@ -63,7 +120,7 @@ def test_used_and_free_blocks_add_up_after_any_sequence(num_blocks: int, moves: 
 
 
 @settings(max_examples=60, deadline=None)
-@given(LIMITS, st.data())
+@given(ANY_LIMITS, st.data())
 def test_no_sequence_of_adds_aborts_and_steps_loses_a_block_or_a_request(
     limits: EngineLimits, data: st.DataObject
 ) -> None:
@@ -72,15 +129,22 @@ def test_no_sequence_of_adds_aborts_and_steps_loses_a_block_or_a_request(
     for action in data.draw(st.lists(st.sampled_from("aassssx"), max_size=60)):
         if action == "a":
             prompt, output = data.draw(LENGTHS)
-            names.append(f"r{len(names)}")
-            engine.add(names[-1], min(prompt, limits.max_model_len - 1), output)
+            request_id, prompt = f"r{len(names)}", min(prompt, limits.max_model_len - 1)
+            priority, prefix = data.draw(st.integers(0, 2)), data.draw(PREFIXES)
+            try:
+                engine.add(request_id, prompt, output, priority=priority, prefix=prefix)
+            except SpecError:
+                continue  # it would wait for ever
+            names.append(request_id)
         elif action == "x" and names:
             engine.abort(data.draw(st.sampled_from(names)))
         elif engine.has_work:
             step = engine.step()
             assert is_sound(engine)
-            assert 0 < step.prefill_tokens + step.decoding <= limits.max_num_batched_tokens
-            if data.draw(st.booleans()):
+            assert step.batch or step.preempted
+            assert step.prefill_tokens + step.decoding <= limits.max_num_batched_tokens
+            assert step.context_tokens == sum(request.computed_tokens for request in step.batch)
+            if names and data.draw(st.booleans()):
                 engine.abort(data.draw(st.sampled_from(names)))
             engine.settle(step)
         assert is_sound(engine)
@@ -89,6 +153,55 @@ def test_no_sequence_of_adds_aborts_and_steps_loses_a_block_or_a_request(
         engine.settle(engine.step())
     assert sum(engine.stats.finished.values()) == len(names)
     assert engine.pool.used_blocks == 0
+
+
+CROWDED = st.builds(
+    lambda limits, policy, groups, tokens: replace(
+        limits, policy=policy, groups=tuple(groups), max_num_seqs=6, max_num_batched_tokens=tokens
+    ),
+    LIMITS,
+    st.sampled_from(["fcfs", "priority"]),
+    st.one_of(st.just([]), GROUPS),
+    st.integers(min_value=6, max_value=12),
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.one_of(ANY_LIMITS, CROWDED), st.integers(min_value=0, max_value=2**32))
+def test_the_short_cuts_change_nothing(limits: EngineLimits, seed: int) -> None:
+    engine, plain, rng = Engine(limits), PlainScheduler(limits), Random(seed)
+    for number in range(60):
+        for index in range(rng.choice([0, 0, 1, 3])):
+            prompt, output = rng.randint(1, min(40, limits.max_model_len - 1)), rng.randint(1, 30)
+            more = {"priority": rng.randint(0, 2), "prefix": rng.choice(SOME_PREFIXES)}
+            with suppress(SpecError):  # it would wait for ever
+                plain.add(engine.add(f"r{number}-{index}", prompt, output, **more))
+        if rng.random() < 0.1 and engine.running:
+            name = rng.choice(engine.running).request_id
+            engine.abort(name)
+            plain.abort(name)
+        if engine.has_work:
+            compare_a_step(engine, plain)
+
+
+def compare_a_step(engine: Engine, plain: PlainScheduler) -> None:
+    step = engine.step()
+    plain.step()
+    assert ids(step.preempted) == ids(plain.preempted)
+    assert ids(step.batch) == ids(plain.scheduled)
+    assert step.prefill_tokens + step.decoding == sum(plain.scheduled.values())
+    assert step.context_tokens == sum(request.computed for request in plain.scheduled)
+    assert [state(request) for request in engine.running] == [state(r) for r in plain.running]
+    assert ids(engine.waiting) == ids(plain.waiting)
+    assert ids(engine.settle(step).emitted) == plain.settle()
+
+
+def ids(requests: Iterable[Request]) -> list[str]:
+    return [request.request_id for request in requests]
+
+
+def state(request: Request) -> tuple[str, int, int, list[int]]:
+    return request.request_id, request.tokens, request.computed_tokens, request.blocks
 
 
 def arrivals_for(limits: EngineLimits, drawn: list[tuple[float, tuple[int, int]]]) -> list[Arrival]:
@@ -151,3 +264,26 @@ def test_the_oldest_arrival_in_the_server_always_makes_progress(
         assert step.batch[0] is engine.running[0]
         assert all(victim is not engine.running[0] for victim in step.preempted)
         engine.settle(step)
+
+
+@settings(max_examples=100, deadline=None)
+@given(GROUPS, LENGTHS, st.integers(min_value=1, max_value=64))
+def test_a_lone_request_holds_what_the_estimator_says_step_by_step(
+    groups: list[KvGroup], lengths: tuple[int, int], tokens: int
+) -> None:
+    limits = EngineLimits(
+        num_gpu_blocks=2000,
+        block_size=1,
+        max_num_seqs=1,
+        max_num_batched_tokens=tokens,
+        max_model_len=1000,
+        groups=tuple(groups),
+    )
+    engine = Engine(limits)
+    engine.add("lone", *lengths)
+    held = []
+    while engine.has_work:
+        step = engine.step()
+        held.append(engine.pool.used_blocks)
+        engine.settle(step)
+    assert held == list(held_by_step(groups, *lengths, InFlight(steps=1, chunk_tokens=tokens)))

@@ -1,6 +1,6 @@
 """Drives vLLM's own Scheduler and the twin's Engine side by side and stops at the first difference.
 
-Run by the Python of the vLLM environment: `python tests/vllm/scheduler_parity.py MODEL_DIR [CONFIGS]`.
+Run by the Python of the vLLM environment: `python tests/vllm/scheduler_parity.py MODEL_DIR [CONFIGS [SEED]]`.
 Both get the same arrivals and aborts; after every step the scheduled tokens, both queues in order, every
 block id, the free blocks and the requests that gained a token must be equal. vLLM runs without async
 scheduling: the twin has one step in flight.
@@ -61,7 +61,9 @@ def plain(_: random.Random) -> dict[str, Any]:
 def windows(rng: random.Random) -> dict[str, Any]:
     """A model of full and windowed or chunked layers, in groups of their own."""
     reach_tokens = rng.choice([1, 20, 32, 50, 100])
-    others = [group(rng.choice(["window", "chunk"]), reach_tokens=reach_tokens) for _ in range(rng.choice([1, 3]))]
+    others = [
+        group(rng.choice(["window", "chunk"]), reach_tokens=reach_tokens) for _ in range(rng.choice([1, 3]))
+    ]
     return {"groups": (group("full"), *others)[rng.choice([0, 1]) :]}
 
 
@@ -288,10 +290,10 @@ def token_at(request: Any, position: int) -> int:
 
 def same(what: str, theirs: object, ours: object) -> None:
     if theirs != ours:
-        raise Difference(f"{what} differ\n vLLM: {theirs}\n twin: {ours}")
+        raise DifferenceError(f"{what} differ\n vLLM: {theirs}\n twin: {ours}")
 
 
-class Difference(Exception):
+class DifferenceError(Exception):
     """The twin did something else than vLLM."""
 
 
@@ -311,17 +313,25 @@ def history(pair: Pair, rng: random.Random) -> Iterator[int]:
             yield pair.step()
 
 
-def main(model: str, configs: int) -> None:
-    totals: dict[str, Any] = {"configs": configs, "requests": configs * REQUESTS, "steps": 0, "preemptions": 0}
+def main(model: str, configs: int, first: int) -> None:
+    totals: dict[str, Any] = {
+        "configs": configs,
+        "requests": configs * REQUESTS,
+        "steps": 0,
+        "preemptions": 0,
+    }
     totals["prefix_cache_hits"] = 0
-    for seed in range(configs):
+    for seed in range(first, first + configs):
         rng = random.Random(seed)
         scenario = SCENARIOS[seed % len(SCENARIOS)]
         pair = Pair(model, random_limits(rng, scenario(rng)))
         preemptions = 0
-        for preempted in history(pair, rng):
-            totals["steps"] += 1
-            preemptions += preempted
+        try:
+            for preempted in history(pair, rng):
+                totals["steps"] += 1
+                preemptions += preempted
+        except DifferenceError as error:
+            raise SystemExit(f"seed {seed}, {scenario.__name__}, {pair.limits}: {error}") from error
         totals[scenario.__name__] = totals.get(scenario.__name__, 0) + preemptions
         totals["preemptions"] += preemptions
         totals["prefix_cache_hits"] += pair.looked_up[1]
@@ -329,4 +339,8 @@ def main(model: str, configs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 42)
+    main(
+        sys.argv[1],
+        int(sys.argv[2]) if len(sys.argv) > 2 else 42,
+        int(sys.argv[3]) if len(sys.argv) > 3 else 0,
+    )

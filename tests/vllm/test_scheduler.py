@@ -10,7 +10,7 @@ from vllm_server import ROOT, VLLM_PYTHON, Vllm
 
 def test_the_twin_schedules_as_vllm_does_block_for_block(vllm: Vllm) -> None:
     done = subprocess.run(
-        [VLLM_PYTHON, ROOT / "tests/vllm/scheduler_parity.py", vllm.model_folder, "20"],
+        [VLLM_PYTHON, ROOT / "tests/vllm/scheduler_parity.py", vllm.model_folder, "42"],
         capture_output=True,
         text=True,
         timeout=300,
@@ -19,3 +19,4 @@ def test_the_twin_schedules_as_vllm_does_block_for_block(vllm: Vllm) -> None:
     totals = json.loads(done.stdout.strip().splitlines()[-1])
     print(f"\nequal to vLLM's scheduler over {totals}")
     assert totals["preemptions"] > 50, "too few preemptions to prove anything"
+    assert totals["prefix_cache_hits"] > 1000, "too few hits to prove anything"

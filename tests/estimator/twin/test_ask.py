@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from estimator.twin.ask import AskError, bad_json, parse_ask, parse_tokenize
+from estimator.twin.ask import Rules, parse_ask, parse_detokenize, parse_tokenize
+from estimator.twin.refusals import AskError, bad_json
 
 UNKNOWN = Path(__file__).resolve().parents[2] / "fixtures/streams/vllm-0.32-unknown-model.http"
 
 
 def ask(body: Any, *, chat: bool = False) -> Any:
-    return parse_ask(body, chat=chat, model="tiny", max_model_len=2048)
+    return parse_ask(body, chat=chat, rules=Rules(model="tiny", max_model_len=2048))
 
 
 def refusal(body: Any, *, chat: bool = False) -> AskError:
@@ -93,7 +94,9 @@ def test_bad_json_gets_vllms_body() -> None:
         {"prompt": [[5], "a", 3.5]},
         {"prompt": [5], "max_tokens": "x"},
         {"prompt": [5], "max_tokens": True},
-        {"prompt": [5], "stream_options": [1]},
+        {"prompt": [5], "stream": True, "stream_options": [1]},
+        {"prompt": [5], "temperature": "hot"},
+        {"prompt": [5], "min_tokens": 17},
         {"prompt": [5], "n": 2},
         {"prompt": ["", "a"]},
     ],
@@ -119,9 +122,9 @@ def test_tokens_are_ids_or_words_and_several_prompts_are_several_choices() -> No
 def test_tokenize_counts_what_a_completion_counts() -> None:
     messages = [{"role": "user", "content": "one two three"}, {"role": "user", "content": None}]
     chat = ask({"messages": messages}, chat=True).prompts_tokens
-    assert chat == (len(parse_tokenize({"messages": messages}, model="tiny")),)
+    assert chat == (len(parse_tokenize({"messages": messages}, model="tiny")[0]),)
     text = "one two  three"
-    assert ask({"prompt": text}).prompts_tokens == (len(parse_tokenize({"prompt": text}, model="tiny")),)
+    assert ask({"prompt": text}).prompts_tokens == (len(parse_tokenize({"prompt": text}, model="tiny")[0]),)
 
 
 def test_a_chat_grows_by_one_token_a_word() -> None:
@@ -132,11 +135,38 @@ def test_a_chat_grows_by_one_token_a_word() -> None:
 
 
 def test_output_defaults_are_vllms_16_for_completions_and_the_context_for_chat() -> None:
-    assert ask({"prompt": [1]}).output_tokens == 16
+    assert ask({"prompt": [1]}).max_tokens == 16
     chat = ask({"messages": [{"role": "user", "content": "hi"}]}, chat=True)
-    assert chat.output_tokens == 2048 - chat.prompts_tokens[0]
-    assert ask({"messages": [{"content": "hi"}], "max_completion_tokens": 3}, chat=True).output_tokens == 3
+    assert chat.max_tokens == 2048 - chat.prompts_tokens[0]
+    assert ask({"messages": [{"content": "hi"}], "max_completion_tokens": 3}, chat=True).max_tokens == 3
 
 
 def test_an_output_beyond_the_context_is_cut_to_it() -> None:
-    assert ask({"prompt": [1] * 2000, "max_tokens": 80}).output_tokens == 48
+    assert ask({"prompt": [1] * 2000, "max_tokens": 80}).max_tokens == 48
+
+
+@pytest.mark.parametrize("tools", [5, ["fill"], [{"function": {}}], {"a": 1}])
+def test_tools_of_an_odd_form_are_a_400(tools: Any) -> None:
+    body = {"messages": [{"content": "hi"}], "tools": tools, "tool_choice": "required"}
+    assert refusal(body, chat=True).status == 400
+
+
+def test_what_cannot_be_detokenized_is_a_400() -> None:
+    for body in ({"tokens": "a"}, {"tokens": [True]}, {"tokens": [1.5]}, [], {}):
+        with pytest.raises(AskError):
+            parse_detokenize(body, model="tiny")
+
+
+def test_a_text_beyond_the_limit_is_not_counted_to_its_end() -> None:
+    body = {"prompt": "tank " * 5000}
+    assert "at least 2049 input tokens" in refusal(body).message
+    assert "2050 input tokens" in refusal({"prompt": [1] * 2050}).message
+
+
+def test_a_model_thinks_only_where_the_server_splits_it_off_and_the_request_lets_it() -> None:
+    rules = Rules(model="tiny", max_model_len=2048, reasoning_parser="qwen3")
+    body: dict[str, Any] = {"messages": [{"content": "hi"}]}
+    assert ask(body, chat=True).reasoning is None
+    assert parse_ask(body, chat=True, rules=rules).reasoning is True
+    off = {**body, "chat_template_kwargs": {"enable_thinking": False}}
+    assert parse_ask(off, chat=True, rules=rules).reasoning is False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from estimator.units import ceil_div as held_blocks
 from estimator.spec import SpecError
 from estimator.twin.engine import Engine, EngineLimits, Outcome, Step
+from estimator.units import ceil_div as held_blocks
 
 
 def engine(**changes: int) -> Engine:

@@ -13,8 +13,10 @@ import pytest
 from estimator.twin.cost import StepCost
 from estimator.twin.engine import Engine
 from estimator.twin.profile import read_profile
-from estimator.twin.realtime import LAG_MAX_S, EngineLoop
+from estimator.twin.realtime import LAG_MAX_S, EngineLoop, Ticket
+from estimator.twin.speech import Speech
 from estimator.twin.telemetry import Telemetry
+from estimator.twin.vllm_page import PAGE
 
 STEP_S = 0.01
 EVEN = StepCost(fixed_s=STEP_S, compute_s_per_token=0, weights_s=0, context_s_per_token=0, sequence_s=0)
@@ -47,7 +49,7 @@ class _CountingSelector(selectors.SelectSelector):
 def on_late_loop(late_s: float, story: Callable[[EngineLoop, Engine], Coroutine[Any, Any, None]]) -> None:
     async def tell() -> None:
         engine = Engine(TINY.limits)
-        twin = EngineLoop(engine, EVEN, Telemetry(engine, TINY))
+        twin = EngineLoop(engine, EVEN, Telemetry(engine, TINY, PAGE))
         stepping = asyncio.create_task(twin.run())
         await story(twin, engine)
         stepping.cancel()
@@ -56,29 +58,38 @@ def on_late_loop(late_s: float, story: Callable[[EngineLoop, Engine], Coroutine[
         runner.run(tell())
 
 
+def submitted(
+    twin: EngineLoop, name: str, prompt_tokens: int, output_tokens: int
+) -> tuple[Ticket, asyncio.Event]:
+    """A ticket and the event that is set whenever it gained tokens."""
+    news = asyncio.Event()
+    speech = Speech(prompt_tokens=prompt_tokens, output_tokens=output_tokens, finish_reason="length")
+    return twin.submit(name, speech, news.set), news
+
+
 def now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
 def test_late_wake_ups_do_not_add_up() -> None:
-    async def story(twin: EngineLoop, _: Engine) -> None:
+    async def story(twin: EngineLoop, _engine: Engine) -> None:
         started_s = now_s()
-        ticket = twin.submit("a", (8, 100), asyncio.Event())
+        ticket, ticket_news = submitted(twin, "a", 8, 100)
         while not ticket.finished:
-            await ticket.news.wait()
-            ticket.news.clear()
+            await ticket_news.wait()
+            ticket_news.clear()
         assert now_s() - started_s == pytest.approx(100 * STEP_S + 0.004)
 
     on_late_loop(0.004, story)
 
 
 def test_a_machine_too_slow_for_the_steps_looks_slow_and_never_bursts() -> None:
-    async def story(twin: EngineLoop, _: Engine) -> None:
-        ticket = twin.submit("a", (8, 8), asyncio.Event())
+    async def story(twin: EngineLoop, _engine: Engine) -> None:
+        ticket, ticket_news = submitted(twin, "a", 8, 8)
         gaps, before_s = [], now_s()
         while not ticket.finished:
-            await ticket.news.wait()
-            ticket.news.clear()
+            await ticket_news.wait()
+            ticket_news.clear()
             gaps.append(now_s() - before_s)
             before_s = now_s()
         assert min(gaps) == pytest.approx(STEP_S + 2 * LAG_MAX_S)
@@ -87,8 +98,8 @@ def test_a_machine_too_slow_for_the_steps_looks_slow_and_never_bursts() -> None:
 
 
 def test_a_slow_reader_takes_several_tokens_at_once_and_loses_none() -> None:
-    async def story(twin: EngineLoop, _: Engine) -> None:
-        ticket = twin.submit("a", (8, 10), asyncio.Event())
+    async def story(twin: EngineLoop, _engine: Engine) -> None:
+        ticket, _ = submitted(twin, "a", 8, 10)
         await asyncio.sleep(4.5 * STEP_S)
         assert ticket.take() == 4
         assert ticket.take() == 0
@@ -102,9 +113,9 @@ def test_a_slow_reader_takes_several_tokens_at_once_and_loses_none() -> None:
 def test_an_idle_engine_waits_and_starts_with_the_next_request() -> None:
     async def story(twin: EngineLoop, engine: Engine) -> None:
         await asyncio.sleep(50.0)
-        ticket = twin.submit("late", (8, 1), asyncio.Event())
+        _, ticket_news = submitted(twin, "late", 8, 1)
         came_s = now_s()
-        await ticket.news.wait()
+        await ticket_news.wait()
         assert now_s() - came_s == pytest.approx(STEP_S)
         assert not engine.has_work
 
@@ -112,12 +123,12 @@ def test_an_idle_engine_waits_and_starts_with_the_next_request() -> None:
 
 
 def test_a_request_that_comes_during_a_step_joins_the_next_one() -> None:
-    async def story(twin: EngineLoop, _: Engine) -> None:
-        first = twin.submit("a", (8, 50), asyncio.Event())
+    async def story(twin: EngineLoop, _engine: Engine) -> None:
+        first, _ = submitted(twin, "a", 8, 50)
         await asyncio.sleep(2.5 * STEP_S)
-        second = twin.submit("b", (8, 1), asyncio.Event())
+        second, second_news = submitted(twin, "b", 8, 1)
         came_s = now_s()
-        await second.news.wait()
+        await second_news.wait()
         assert now_s() - came_s == pytest.approx(1.5 * STEP_S)
         assert second.scheduled_s == pytest.approx(came_s + 0.5 * STEP_S)
         assert not first.finished
@@ -127,12 +138,51 @@ def test_a_request_that_comes_during_a_step_joins_the_next_one() -> None:
 
 def test_a_withdrawn_request_is_gone_at_once_and_withdrawing_twice_is_harmless() -> None:
     async def story(twin: EngineLoop, engine: Engine) -> None:
-        ticket = twin.submit("a", (8, 50), asyncio.Event())
+        ticket, _ = submitted(twin, "a", 8, 50)
         await asyncio.sleep(2.5 * STEP_S)
         twin.withdraw(ticket)
         assert engine.pool.used_blocks == 0
         twin.withdraw(ticket)
         await asyncio.sleep(5 * STEP_S)
         assert ticket.take() == 2
+
+    on_late_loop(0.0, story)
+
+
+def test_a_time_scale_stretches_every_step_also_while_it_runs() -> None:
+    async def story(twin: EngineLoop, _engine: Engine) -> None:
+        twin.time_scale = 2.0
+        ticket, news = submitted(twin, "a", 8, 4)
+        gaps, before_s = [], now_s()
+        while not ticket.finished:
+            await news.wait()
+            news.clear()
+            gaps.append(now_s() - before_s)
+            before_s = now_s()
+            twin.time_scale = 3.0  # the step under way keeps its length
+        assert gaps == pytest.approx([2 * STEP_S, 2 * STEP_S, 3 * STEP_S, 3 * STEP_S])
+
+    on_late_loop(0.0, story)
+
+
+def test_lateness_is_told_in_the_histogram() -> None:
+    async def story(twin: EngineLoop, _engine: Engine) -> None:
+        ticket, news = submitted(twin, "a", 8, 10)
+        while not ticket.finished:
+            await news.wait()
+            news.clear()
+        telemetry = twin._telemetry
+        assert dict(telemetry.lateness.cumulative)["0.003"] == 0
+        assert dict(telemetry.lateness.cumulative)["0.005"] == 10
+
+    on_late_loop(0.004, story)
+
+
+def test_a_hung_engine_takes_requests_and_never_steps() -> None:
+    async def story(twin: EngineLoop, engine: Engine) -> None:
+        twin.hung = True
+        ticket, _ = submitted(twin, "a", 8, 10)
+        await asyncio.sleep(100.0)
+        assert (ticket.fresh_tokens, len(engine.waiting)) == (0, 1)
 
     on_late_loop(0.0, story)

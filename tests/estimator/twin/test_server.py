@@ -16,9 +16,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from estimator.twin.command import main
 from estimator.twin.cost import StepCost
+from estimator.twin.options import ServerOptions
 from estimator.twin.profile import read_profile
-from estimator.twin.server import TwinServer, main, runner_of
+from estimator.twin.server import TwinServer, runner_of
 
 QUICK = StepCost(
     fixed_s=0.001, compute_s_per_token=1e-6, weights_s=0.001, context_s_per_token=0, sequence_s=0
@@ -39,9 +41,9 @@ async def running(server: TwinServer) -> AsyncIterator[aiohttp.ClientSession]:
         await runner.cleanup()
 
 
-def visit(story: Visit) -> None:
+def visit(story: Visit, **options: Any) -> None:
     async def tell() -> None:
-        server = TwinServer(TINY)
+        server = TwinServer(TINY, ServerOptions(**options))
         async with running(server) as client:
             await story(client, server)
 
@@ -138,7 +140,7 @@ def test_tokenize_agrees_with_the_usage_of_a_chat() -> None:
         ("/v1/chat/completions", b"{}", 400),
         ("/tokenize", b"[]", 400),
         ("/nothing", b"{}", 404),
-        ("/metrics", b"{}", 405),
+        ("/health", b"{}", 405),
     ],
 )
 def test_a_wrong_request_is_answered_in_json(path: str, payload: bytes, status: int) -> None:
@@ -188,6 +190,52 @@ def test_metrics_over_http_follow_the_load() -> None:
     visit(story)
 
 
+def test_a_stream_interval_joins_tokens_but_sends_the_first_alone() -> None:
+    async def story(client: aiohttp.ClientSession, _: TwinServer) -> None:
+        body = {"prompt": [7] * 4, "max_tokens": 12, "stream": True}
+        async with client.post("/v1/completions", json=body) as response:
+            chunks = await events(response)
+        assert [len(chunk["choices"][0]["text"].split()) for chunk in chunks] == [1, 5, 5, 1]
+
+    visit(story, stream_interval=5)
+
+
+def test_same_seed_same_lengths_around_the_mean_and_never_below_min_tokens() -> None:
+    async def lengths(client: aiohttp.ClientSession, out: list[list[int]]) -> None:
+        body = {"prompt": [1], "max_tokens": 200, "min_tokens": 3}
+        answers = [await post(client, "/v1/completions", **body) for _ in range(40)]
+        out.append([answer["usage"]["completion_tokens"] for answer in answers])
+
+    drawn: list[list[int]] = []
+    for _ in range(2):
+        visit(lambda client, _: lengths(client, drawn), mean_output_tokens=10, seed=7)
+    assert drawn[0] == drawn[1]
+    assert min(drawn[0]) > 3
+    assert 8 < sum(drawn[0]) / 40 < 20
+
+
+def test_ignore_eos_goes_to_the_length_asked_for() -> None:
+    async def story(client: aiohttp.ClientSession, _: TwinServer) -> None:
+        answer = await post(client, "/v1/completions", prompt=[1], max_tokens=50, ignore_eos=True)
+        assert answer["usage"]["completion_tokens"] == 50
+        assert answer["choices"][0]["finish_reason"] == "length"
+
+    visit(story, mean_output_tokens=1)
+
+
+def test_a_key_is_asked_for_below_v1_alone_and_never_shown() -> None:
+    async def story(client: aiohttp.ClientSession, server: TwinServer) -> None:
+        async with client.get("/v1/models") as response:
+            assert response.status == 401
+        async with client.get("/v1/models", headers={"Authorization": "Bearer s3cret"}) as response:
+            assert response.status == 200
+        async with client.get("/metrics") as response:
+            assert response.status == 200
+        assert "s3cret" not in repr(server.options)
+
+    visit(story, api_key="s3cret")
+
+
 def start(*flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "estimator.twin.server", "--port", "0", *flags]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -218,6 +266,10 @@ def test_the_command_says_one_line_and_ends_cleanly(how: str) -> None:
         (["--num-gpu-blocks-override", "64"], "needs 64 blocks and the cache has 63"),
         (["--port", "70000"], "choose another --port"),
         (["--max-num-seqs", "0"], "max_num_seqs must be at least 1"),
+        (["--stream-interval", "0"], "--stream-interval must be at least 1"),
+        (["--time-scale", "nan"], "--time-scale must be more than 0"),
+        (["--mean-output-tokens", "0.5"], "--mean-output-tokens must be at least 1"),
+        (["--faults", "nowhere.yaml"], "cannot read nowhere.yaml"),
     ],
 )
 def test_a_wrong_flag_is_one_sentence_and_exit_2(

@@ -1,0 +1,30 @@
+"""Who has something coming in which step: what spares the engine a look at every request in every step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from estimator.twin.request import Request
+
+Entry = tuple[int, int, Request]
+"""(place, since, request): it holds while the request has both, and sorts by place."""
+
+
+class Agenda:
+    """Decoding requests by step number. Those that stop decoding need not be taken out."""
+
+    def __init__(self) -> None:
+        self._entries: defaultdict[int, list[Entry]] = defaultdict(list)
+
+    def put(self, step: int, request: Request) -> None:
+        """`request` decodes: it has a place and a step since when."""
+        if request.since is not None:
+            self._entries[step].append((request.place, request.since, request))
+
+    def put_again(self, step: int, entries: list[Entry]) -> None:
+        self._entries[step] += entries
+
+    def take(self, step: int) -> list[Entry]:
+        """What is due in this step, in order of place, without what holds no more."""
+        entries = sorted(self._entries.pop(step, ()))
+        return [entry for entry in entries if entry[2].place == entry[0] and entry[2].since == entry[1]]
