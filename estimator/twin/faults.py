@@ -1,7 +1,7 @@
 """Faults a server can have, as data: named, switched on from a file or, in test mode, by a request header.
 
-A file holds a list under `faults`; see configs/faults/example.yaml. A slow replica behind a fast
-one is two processes and a proxy, and not made here. What a fault does to the engine stays done after `until_s`.
+A file holds a list under `faults`; see configs/faults/example.yaml. What a fault does to the engine stays
+done after its `until_s`. A slow replica behind a fast one is two processes and a proxy, and not made here.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ class EngineLimits:
         if not 0.0 <= self.watermark < 1.0:
             raise SpecError(f"watermark must be a share from 0 to below 1, got {self.watermark}")
         if any(group.checkpoint for group in self.groups):
-            raise SpecError("groups: a state with a checkpoint of the prompt is not modelled; try another model")
+            raise SpecError(
+                "groups: a state with a checkpoint of the prompt is not modelled; try another model"
+            )
         if self.enable_prefix_caching and [group.kind for group in self.cache_groups] != ["full"]:
             raise SpecError(
                 "enable_prefix_caching is modelled for one full-attention cache group alone; turn it off"

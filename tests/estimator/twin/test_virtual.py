@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from estimator.capacity import predict
 from estimator.spec import Lengths, Workload
+from estimator.twin.arrivals import gamma, poisson
 from estimator.twin.cost import step_seconds
 from estimator.twin.profile import read_profile
 from estimator.twin.virtual import Arrival, ClosedLoop, History, closed_loop, open_loop
@@ -120,3 +123,41 @@ def test_lengths_are_drawn_from_the_workload() -> None:
     loop = ClosedLoop(users=4, until_s=2.0, workload=workload)
     prompts = {request.prompt_tokens for request in closed_loop(TINY.limits, TINY.step_cost, loop).requests}
     assert prompts == set(range(10, 21))
+
+
+def test_an_open_loop_below_capacity_serves_at_the_rate_it_comes() -> None:
+    arrivals = list(poisson(5.0, CHAT, until_s=60.0))
+    history = open_loop(TINY.limits, TINY.step_cost, arrivals)
+    in_server = history.between(10.0, 60.0).mean(lambda sample: sample.running + sample.waiting)
+    stay_s = sum(request.finish_s - request.arrival_s for request in history.requests) / len(arrivals)
+    assert in_server == pytest.approx(5.0 * stay_s, rel=0.15)
+    assert open_loop(TINY.limits, TINY.step_cost, arrivals) == history
+
+
+def test_bursts_wait_longer_than_even_traffic_of_the_same_rate() -> None:
+    bursty, even = (
+        open_loop(TINY.limits, TINY.step_cost, gamma(10.0, CHAT, burstiness=shape, until_s=60.0))
+        for shape in (0.1, 10.0)
+    )
+    assert median_ttft_s(bursty) > median_ttft_s(even)
+
+
+def test_a_shared_prompt_is_read_once_when_the_prefix_cache_is_on() -> None:
+    loop = ClosedLoop(users=8, until_s=10.0, workload=CHAT, prefix=(("rules", 224),))
+    off, on = (
+        closed_loop(replace(TINY.limits, enable_prefix_caching=caching), TINY.step_cost, loop)
+        for caching in (False, True)
+    )
+    assert median_ttft_s(on) < 0.5 * median_ttft_s(off)
+    assert max(s.kv_usage for s in on.steps) < 0.6 * max(s.kv_usage for s in off.steps)
+
+
+def test_under_priority_the_urgent_overtake_the_queue() -> None:
+    limits = replace(TINY.limits, policy="priority")
+    arrivals = [
+        Arrival(at_s=index * 0.01, prompt_tokens=256, output_tokens=64, priority=index % 2)
+        for index in range(200)
+    ]
+    history = open_loop(limits, TINY.step_cost, arrivals)
+    waits = [[r.ttft_s for r in history.requests if round(r.arrival_s * 100) % 2 == rank] for rank in (0, 1)]
+    assert sum(waits[0]) < 0.7 * sum(waits[1])
