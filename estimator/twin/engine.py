@@ -4,7 +4,7 @@ Source of every rule: vLLM 0.32 v1/core/sched/scheduler.py. Modelled: FCFS and p
 prefill, whole-sequence admission, watermark, recompute preemption, cache groups of every kind, prefix
 caching of full attention, slots ahead for speculation. Not modelled: accepted guesses (a step yields one
 token a request), two steps in flight (vLLM's async scheduling frees a finished request's blocks a step
-later), long_prefill_token_threshold, LoRA, encoders and KV connectors. Limits of the API front end
+later), the prompt checkpoint of a state, long_prefill_token_threshold, LoRA, encoders. Limits of the API
 (max_num_queued_reqs) are not the scheduler's.
 
 A request that decodes is touched only in the steps that change its blocks or end it (`Agenda`): everything
@@ -16,7 +16,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from operator import attrgetter
 
 from estimator.spec import SpecError
@@ -24,26 +23,12 @@ from estimator.twin.agenda import Agenda
 from estimator.twin.blocks import BlockPool
 from estimator.twin.limits import EngineLimits
 from estimator.twin.queues import PriorityQueue, rank
-from estimator.twin.request import FinishReason, Outcome, Prefix, Request, Stats, Step, StepClock
+from estimator.twin.request import FinishReason, Outcome, Prefix, Request, Stats, Step, StepClock, Turn
 from estimator.twin.tables import NEVER, KvCache
 
 __all__ = ["Engine", "EngineLimits", "FinishReason", "Outcome", "Request", "Stats", "Step"]
 
 place_of = attrgetter("place")
-
-
-@dataclass(slots=True, kw_only=True)
-class _Turn:
-    """What one step has given away so far."""
-
-    budget_tokens: int
-    chunks: dict[Request, int] = field(default_factory=dict)
-    """Tokens of those that read, also none; each that decodes gets one without being listed."""
-    preempted: list[Request] = field(default_factory=list)
-
-    def left_tokens(self, position: int) -> int:
-        """What is left for the running at `position`, all before it served."""
-        return self.budget_tokens - sum(self.chunks.values()) - (position - len(self.chunks))
 
 
 class Engine:
@@ -88,7 +73,7 @@ class Engine:
         Raises SpecError, one sentence, for one that could never finish: it would wait forever.
         """
         tokens_max = self.limits.tokens_max(prompt_tokens, max_tokens)
-        self._refuse_if_endless(tokens_max)
+        self._cache.refuse_if_endless(tokens_max)
         if request_id in self._requests:
             raise SpecError(f"request id {request_id!r} is in use")
         self._arrivals += 1
@@ -124,22 +109,22 @@ class Engine:
         self._clock.started += 1
         self._context_tokens += len(self.running) - len(self._reading)  # one more for each that decodes
         self._aborted.clear()
-        turn = _Turn(budget_tokens=self.limits.max_num_batched_tokens)
+        turn = Turn(budget_tokens=self.limits.max_num_batched_tokens)
         served = self._serve_running(turn)
         batch = tuple(r for r in served if turn.chunks.get(r) != 0) if turn.chunks else tuple(served)
-        decoding = len(served) - len(turn.chunks) + sum(chunk == 1 for chunk in turn.chunks.values())
+        decoding = len(served) - len(turn.chunks) + list(turn.chunks.values()).count(1)
         left = turn.left_tokens(len(served))
         admitted: list[Request] = []
         if not turn.preempted:
             left = self._admit(admitted, left)
-        read = (*(request for request, chunk in turn.chunks.items() if chunk), *admitted)
+        read = [*[request for request, chunk in turn.chunks.items() if chunk], *admitted]
         return Step(
-            batch=(*batch, *admitted),
+            batch=batch + tuple(admitted),
             admitted=tuple(admitted),
             preempted=tuple(turn.preempted),
             prefill_tokens=turn.budget_tokens - left - decoding,
             decoding=decoding,
-            context_tokens=self._context_tokens + sum(request.computed for request in read),
+            context_tokens=self._context_tokens + sum([request.computed for request in read]),
         )
 
     def settle(self, step: Step) -> Outcome:
@@ -149,8 +134,8 @@ class Engine:
         read = [request for request in self._reading if request.computed == request.known]
         self._reading = [request for request in self._reading if request.computed < request.known]
         silent = {*self._reading, *self._aborted}  # nothing is sampled: a chunk, or gone meanwhile
-        emitted = tuple(r for r in step.batch if r not in silent) if silent else step.batch
-        first = tuple(request for request in read if request.known == request.prompt_tokens)
+        emitted = tuple([r for r in step.batch if r not in silent]) if silent else step.batch
+        first = tuple([request for request in read if request.known == request.prompt_tokens])
         finished = [request for _, _, request in self._endings.take(now)]
         for request in read:
             request.known += 1
@@ -159,7 +144,7 @@ class Engine:
             else:
                 self._decode(request)
         self.stats.generation_tokens += len(emitted)
-        self.stats.prompt_tokens += sum(request.prompt_tokens for request in first)
+        self.stats.prompt_tokens += sum([request.prompt_tokens for request in first])
         if finished:
             finished.sort(key=place_of)
             for request in finished:
@@ -167,16 +152,7 @@ class Engine:
                 self._end(request, "length")
         return Outcome(emitted=emitted, first=first, finished=tuple(finished))
 
-    def _refuse_if_endless(self, tokens_max: int) -> None:
-        # The last token is sampled but never computed, so it needs no slot.
-        longest_blocks = self._cache.most_blocks(tokens_max - 1)
-        if longest_blocks > self.pool.usable_blocks:
-            raise SpecError(
-                f"a request of {tokens_max} tokens needs {longest_blocks} blocks and the cache has "
-                f"{self.pool.usable_blocks}; shorten it or enlarge the cache"
-            )
-
-    def _serve_running(self, turn: _Turn) -> list[Request]:
+    def _serve_running(self, turn: Turn) -> list[Request]:
         """Gives the running their tokens and returns those that had their turn, in order.
 
         Only a chunk can leave too few tokens for those behind it. While a chunk is always the last, as when
@@ -192,7 +168,7 @@ class Engine:
             return self._serve_each(reading, due, turn)
         return self._serve_each((*due, *reading), due, turn)
 
-    def _serve_each(self, stops: Sequence[Request], due: Sequence[Request], turn: _Turn) -> list[Request]:
+    def _serve_each(self, stops: Sequence[Request], due: Sequence[Request], turn: Turn) -> list[Request]:
         """Stops at each of `stops`; the others before it decode and need nothing but their token."""
         everyone = len(stops) == len(self.running)
         for request in tuple(stops):
@@ -232,7 +208,7 @@ class Engine:
         """Where in the order of running the request of this place is, or would be."""
         return bisect_left(self.running, place, key=place_of)
 
-    def _grow(self, request: Request, computed: int, turn: _Turn) -> bool:
+    def _grow(self, request: Request, computed: int, turn: Turn) -> bool:
         """Blocks for `computed` tokens; takes them from the last in rank, from itself at last."""
         settled = request.computed if request.since is None else computed - 1
         while not self._cache.extend(request, settled, computed):

@@ -133,3 +133,17 @@ class Stats:
     prefix_cache_hits: int = 0
     """Those of them found there."""
     finished: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """What one step has given away so far."""
+
+    budget_tokens: int
+    chunks: dict[Request, int] = field(default_factory=dict)
+    """Tokens of those that read, also none; each that decodes gets one without being listed."""
+    preempted: list[Request] = field(default_factory=list)
+
+    def left_tokens(self, position: int) -> int:
+        """What is left for the running at `position`, all before it served."""
+        return self.budget_tokens - sum(self.chunks.values()) - (position - len(self.chunks))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from estimator.kv_group import KvGroup
+from estimator.spec import SpecError
 from estimator.twin.blocks import NULL_BLOCK, BlockPool
 from estimator.twin.limits import EngineLimits
 from estimator.twin.request import BlockTable, Request
@@ -31,9 +32,15 @@ class KvCache:
         """Every table changes by one block every block_size tokens, and in no other way."""
         self.grows_alike &= not self._caching
 
-    def most_blocks(self, tokens: int) -> int:
-        """Blocks a request may need at some moment of its life when it grows to `tokens` computed tokens."""
-        return sum(min(group.length(tokens), group.most_blocks) for group in self.groups)
+    def refuse_if_endless(self, tokens_max: int) -> None:
+        """Raises SpecError for a request of `tokens_max` tokens that would wait for ever."""
+        # The last token is sampled but never computed, so it needs no slot.
+        longest_blocks = sum(min(group.length(tokens_max - 1), group.most_blocks) for group in self.groups)
+        if longest_blocks > self.pool.usable_blocks:
+            raise SpecError(
+                f"a request of {tokens_max} tokens needs {longest_blocks} blocks and the cache has "
+                f"{self.pool.usable_blocks}; shorten it or enlarge the cache"
+            )
 
     def find_prefix(self, request: Request) -> list[int]:
         """Blocks that already hold the beginning of the request; its last token is always computed anew."""
@@ -70,9 +77,9 @@ class KvCache:
         The whole is what scheduler_reserve_full_isl asks for: a group that gives blocks back on the way
         asks for no more than it can ever hold.
         """
-        tables = tuple(BlockTable() for _ in self.groups)
-        whole = sum(group.admission_blocks(request.tokens) for group in self.groups)
-        now = sum(group.missing(table, computed) for group, table in zip(self.groups, tables, strict=True))
+        tables = tuple([BlockTable() for _ in self.groups])
+        whole = sum([group.admission_blocks(request.known) for group in self.groups])
+        now = sum([group.missing(table, computed) for group, table in zip(self.groups, tables, strict=True)])
         needed = max(whole, now) - len(found) + self.pool.count_idle(found) + reserve_blocks
         if needed > self.pool.free_blocks:
             return False

@@ -9,7 +9,6 @@ scheduling: the twin has one step in flight.
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import sys
@@ -20,159 +19,20 @@ from typing import Any
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch
-from vllm.engine.arg_utils import EngineArgs
+from parity_cases import BLOCK_SIZE, SCENARIOS, random_limits, vllm_scheduler
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import (
-    ChunkedLocalAttentionSpec,
-    FullAttentionSpec,
-    KVCacheConfig,
-    KVCacheGroupSpec,
-    KVCacheSpec,
-    MambaSpec,
-    SlidingWindowSpec,
-)
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
-from vllm.v1.structured_output import StructuredOutputManager
 
-from estimator.kv_group import GroupKind, KvGroup
 from estimator.spec import SpecError
 from estimator.twin.engine import Engine, EngineLimits
 
 REQUESTS = 60
 ARRIVALS = (0, 0, 0, 1, 1, 2, 5)  # new requests before a step, drawn from these
 ABORT_SHARE = 0.03
-BLOCK_SIZE = 32
 LONGEST_PROMPT = 150
-
-
-def group(kind: GroupKind, **more: Any) -> KvGroup:
-    return KvGroup(**{"kind": kind, "block_size": BLOCK_SIZE, "layers": 1, "page_bytes": 0, **more})
-
-
-def plain(_: random.Random) -> dict[str, Any]:
-    return {}
-
-
-def windows(rng: random.Random) -> dict[str, Any]:
-    """A model of full and windowed or chunked layers, in groups of their own."""
-    reach_tokens = rng.choice([1, 20, 32, 50, 100])
-    others = [
-        group(rng.choice(["window", "chunk"]), reach_tokens=reach_tokens) for _ in range(rng.choice([1, 3]))
-    ]
-    return {"groups": (group("full"), *others)[rng.choice([0, 1]) :]}
-
-
-def states(rng: random.Random) -> dict[str, Any]:
-    """Recurrent layers beside full ones: one state a request, or one for each block of tokens."""
-    rolls = rng.random() < 0.7
-    guesses = rng.choice([0, 0, 1, 3])
-    # A state that does not roll has one "block" for everything.
-    size = BLOCK_SIZE * rng.choice([1, 2]) if rolls else 1024
-    state = group("state", block_size=size, state_blocks=1 + guesses, rolls=rolls)
-    full = group("full", block_size=size if rolls else BLOCK_SIZE)
-    return {"groups": rng.choice([(full, state), (state, state, full), (state,)])}
-
-
-def prefixes(_: random.Random) -> dict[str, Any]:
-    return {"enable_prefix_caching": True}
-
-
-def ahead(rng: random.Random) -> dict[str, Any]:
-    """Slots for guessed tokens."""
-    tokens = rng.choice([1, 3, 7, 40])
-    full = group("full", ahead_tokens=tokens)
-    return {"groups": (full, group("window", reach_tokens=50, ahead_tokens=tokens))[: rng.choice([1, 2])]}
-
-
-def priorities(rng: random.Random) -> dict[str, Any]:
-    return {"policy": "priority", "enable_prefix_caching": rng.random() < 0.3}
-
-
-def watermark(rng: random.Random) -> dict[str, Any]:
-    return {"watermark": rng.choice([0.1, 0.3]), "enable_prefix_caching": rng.random() < 0.3}
-
-
-SCENARIOS = (plain, windows, states, prefixes, ahead, priorities, watermark)
-
-
-def random_limits(rng: random.Random, more: dict[str, Any]) -> EngineLimits:
-    """Small pools, so that queues, chunks and preemptions all occur."""
-    blocks, seqs = rng.choice([12, 20, 40, 80]), rng.choice([3, 8, 32])
-    return EngineLimits(
-        num_gpu_blocks=blocks,
-        block_size=BLOCK_SIZE,
-        max_num_seqs=seqs,
-        max_num_batched_tokens=max(seqs, rng.choice([32, 64, 200, 2048])),
-        max_model_len=rng.choice([256, min(320, (blocks - 1) * BLOCK_SIZE)]),
-        **more,
-    )
-
-
-def their_spec(group: KvGroup) -> KVCacheSpec:
-    shape = {"num_kv_heads": 1, "head_size": 1, "dtype": torch.float32}
-    match group.kind:
-        case "full":
-            return FullAttentionSpec(block_size=group.block_size, **shape)
-        case "window":
-            return SlidingWindowSpec(block_size=group.block_size, sliding_window=group.reach_tokens, **shape)
-        case "chunk":
-            return ChunkedLocalAttentionSpec(
-                block_size=group.block_size, attention_chunk_size=group.reach_tokens, **shape
-            )
-        case "state":
-            return MambaSpec(
-                block_size=group.block_size,
-                shapes=((1,),),
-                dtypes=(torch.float32,),
-                mamba_cache_mode="align" if group.rolls else "none",
-                num_speculative_blocks=group.state_blocks - 1,
-            )
-        case _:
-            raise ValueError(group.kind)
-
-
-def vllm_scheduler(model: str, limits: EngineLimits) -> Any:
-    config = EngineArgs(
-        model=model,
-        max_model_len=limits.max_model_len,
-        block_size=limits.block_size,
-        max_num_seqs=limits.max_num_seqs,
-        max_num_batched_tokens=limits.max_num_batched_tokens,
-        num_gpu_blocks_override=limits.num_gpu_blocks,
-        enable_prefix_caching=limits.enable_prefix_caching,
-        scheduling_policy=limits.policy,
-        watermark=limits.watermark,
-        async_scheduling=False,
-        enforce_eager=True,
-        load_format="dummy",
-    ).create_engine_config()
-    config.cache_config.num_gpu_blocks = limits.num_gpu_blocks
-    groups = limits.cache_groups
-    rolling = [group for group in groups if group.rolls]
-    config.cache_config.mamba_cache_mode = "align" if rolling else "none"
-    if rolling:
-        config.cache_config.block_size = rolling[0].block_size
-    scheduler = Scheduler(
-        vllm_config=config,
-        kv_cache_config=KVCacheConfig(
-            num_blocks=limits.num_gpu_blocks,
-            kv_cache_tensors=[],
-            kv_cache_groups=[
-                KVCacheGroupSpec([f"layer{number}"], their_spec(group)) for number, group in enumerate(groups)
-            ],
-        ),
-        structured_output_manager=StructuredOutputManager(config),
-        block_size=math.lcm(*(group.block_size for group in groups)),
-        log_stats=True,
-    )
-    # A drafting model would set this; the twin has no guesses that could be accepted.
-    scheduler.num_lookahead_tokens = max(group.ahead_tokens for group in groups)
-    return scheduler
 
 
 class Pair:
