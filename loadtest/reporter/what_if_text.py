@@ -65,7 +65,8 @@ def _line(row: WhatIf) -> str:
 
 def _refused(row: WhatIf) -> list[str]:
     start = f"{row.gpu.name:<17}{row.gpus:>5}{row.engine.kv_cache_dtype[:7]:>8}"
-    start += f"{row.engine.max_model_len or '':>9}  "
+    length = "" if row.engine.max_model_len is None else f"{row.engine.max_model_len:,}"
+    start += f"{length:>9}  "
     return textwrap.wrap(row.refusal or "", WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
 
 
