@@ -27,8 +27,8 @@ GPU_KEYS: Final = (
     "compute_capability",
 )
 VENDORS: Final = get_args(Vendor)
-MEMORY_SIZE: Final = re.compile(r"-\d+gb")
-"""How a GPU's name ends; a short name leaves it out."""
+LEFT_OUT: Final = re.compile(r"-\d+gb|-instruct|-text")
+"""How a GPU's or a model's name may end; a short name leaves it out."""
 
 
 def configs_folder(environ: Mapping[str, str] = os.environ) -> Path:
@@ -43,7 +43,7 @@ def configs_folder(environ: Mapping[str, str] = os.environ) -> Path:
 def find_model(name_or_path: str, folder: Path | None = None) -> Path:
     """A path to a config.json or a model folder as it is; else the catalog's file of that name.
 
-    Raises SpecError, with the nearest names, when there is neither.
+    "-Instruct" may be left out. Raises SpecError, with the nearest names, when there is neither.
     """
     path = Path(name_or_path)
     if path.exists():
@@ -105,7 +105,7 @@ def _find(name: str, kind: str, folder: Path) -> Path:
     asked = name.rsplit("/", 1)[-1].strip().lower().replace(" ", "-")
     if asked in by_name:
         return by_name[asked]
-    sizes = [stem for stem in by_name if stem.startswith(asked) and MEMORY_SIZE.fullmatch(stem, len(asked))]
+    sizes = [stem for stem in by_name if stem.startswith(asked) and LEFT_OUT.fullmatch(stem, len(asked))]
     if len(sizes) == 1:
         return by_name[sizes[0]]
     if sizes:

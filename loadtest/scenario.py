@@ -6,6 +6,7 @@ Prompts, lengths and their order come from the scenario's seed, so a run can be 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,6 +20,7 @@ from estimator.spec import Lengths, SpecError, Workload
 SCENARIO_BYTES_MAX: Final = 1_000_000
 _STRICT: Final = {"extra": "forbid"}
 Endpoint = Literal["completions", "chat"]
+PATHS: Final[Mapping[Endpoint, str]] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
 
 class ScenarioError(PlainError, ValueError):

@@ -26,5 +26,8 @@ class Agenda:
 
     def take(self, step: int) -> list[Entry]:
         """What is due in this step, in order of place, without what holds no more."""
-        entries = sorted(self._entries.pop(step, ()))
+        entries = self._entries.pop(step, None)
+        if not entries:
+            return []
+        entries.sort()
         return [entry for entry in entries if entry[2].place == entry[0] and entry[2].since == entry[1]]

@@ -10,13 +10,14 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aiohttp import HttpVersion11, web
 
 from estimator.twin.faults import Fault
-from estimator.twin.realtime import EngineLoop, Ticket
+from estimator.twin.ranks import Gate
+from estimator.twin.realtime import Ticket
 from estimator.twin.speech import Speech
 
 BACKLOG_BYTES_MAX: Final = 1 << 20
@@ -34,14 +35,29 @@ class Wire(Protocol):
     def role(self) -> bytes: ...
     def words(self, index: int) -> tuple[bytes, ...]: ...
     def tokens(self, index: int, first: int, count: int) -> bytes: ...
-    def end(self, output_tokens: Sequence[int]) -> bytes: ...
+    def end(self, output_tokens: Sequence[int], cached_tokens: Sequence[int]) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Under which name an answer's prompts enter the engine, and what their client said about them."""
+
+    answer_id: str
+    max_tokens: int
+    rank: int | None = None
+    """The data-parallel rank it asks for."""
+
+    def submit(self, gate: Gate, index: int, speech: Speech, told: Callable[[], None]) -> Ticket:
+        """The prompt of choice `index`."""
+        name = f"{self.answer_id}-{index}"
+        return gate.submit(name, speech, told, max_tokens=self.max_tokens, rank=self.rank)
 
 
 class Channel:
     """The body of one streamed response, its HTTP chunks and its faults."""
 
     def __init__(self, transport: asyncio.Transport, *, chunked: bool, faults: Sequence[Fault]) -> None:
-        self._transport = transport
+        self.transport = transport
         self._chunked = chunked
         self._faults = {fault.name: fault.number for fault in faults if fault.name in STREAM_LIMITS}
         self._cut_utf8 = any(fault.name == "cut_utf8" for fault in faults)
@@ -52,12 +68,12 @@ class Channel:
 
     @property
     def backed_up(self) -> bool:
-        return self._transport.get_write_buffer_size() > BACKLOG_BYTES_MAX
+        return self.transport.get_write_buffer_size() > BACKLOG_BYTES_MAX
 
     @property
-    def write(self) -> Callable[[bytes], None] | None:
-        """The shortest way for a framed chunk; None where a fault wants to see each."""
-        return None if self._faults or self._cut_utf8 else self._transport.write
+    def is_plain(self) -> bool:
+        """No fault wants to see each chunk."""
+        return not (self._faults or self._cut_utf8)
 
     def framed(self, data: bytes) -> bytes:
         """As one HTTP chunk."""
@@ -71,10 +87,10 @@ class Channel:
         """Writes `data`, after which the client has `tokens` of its choice in all."""
         if self.silent or self.over:
             return
-        if self._faults or self._cut_utf8:
+        if not self.is_plain:
             self._send_with_faults(data, tokens, last=last)
         elif data:
-            self._transport.write(self.framed(data))
+            self.transport.write(self.framed(data))
 
     def _send_with_faults(self, data: bytes, tokens: int, *, last: bool) -> None:
         faults = self._faults
@@ -86,7 +102,7 @@ class Channel:
         room = faults.get("truncate")
         if room is not None and self._sent_bytes + len(data) >= room:
             self._chunk(data[: int(room) - self._sent_bytes])
-            self._end(self._transport.close)
+            self._end(self.transport.close)
             return
         if self._cut_utf8:
             self._chunk_cut(data.replace(b" tank", " t\u00e4nk\u20ac".encode()))
@@ -106,9 +122,9 @@ class Channel:
 
     def _reset(self) -> None:
         """RST, as from a killed process; a plain abort would still say goodbye."""
-        connection = self._transport.get_extra_info("socket")
+        connection = self.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
+        self.transport.abort()
 
     def _end(self, how: Callable[[], None]) -> None:
         self.over = True
@@ -118,7 +134,7 @@ class Channel:
         if not data:
             return
         self._sent_bytes += len(data)
-        self._transport.write(self.framed(data))
+        self.transport.write(self.framed(data))
 
     def _chunk_cut(self, data: bytes) -> None:
         """In pieces that each end inside a character, where there is one of several bytes."""
@@ -135,8 +151,39 @@ STREAM_LIMITS: Final = frozenset(
 )
 
 
+class _Choice:
+    """One choice of a streamed answer: each of its tokens passes here, within the engine's own turn."""
+
+    __slots__ = ("_answer", "_backlog_bytes", "_index", "_plain", "_write", "ticket")
+
+    def __init__(self, answer: Streamed, index: int) -> None:
+        self.ticket: Ticket
+        self._answer = answer
+        self._index = index
+        self._plain: tuple[bytes, ...] = ()
+        """While the reader keeps up: the bytes of a token, by its number modulo theirs."""
+
+    def tell(self) -> None:
+        """A token came. Nearly all of them go out here, without encoding or framing."""
+        ticket, plain = self.ticket, self._plain
+        if plain and not ticket.finished and self._backlog_bytes() <= BACKLOG_BYTES_MAX:
+            number = ticket.taken_tokens
+            ticket.taken_tokens = number + 1
+            self._write(plain[number % len(plain)])
+        else:
+            self._answer.deliver(self._index)
+            self._plain = self._answer.plain(self._index)
+
+    def open(self, channel: Channel) -> None:
+        """The headers are out: what came meanwhile goes now."""
+        self._write = channel.transport.write
+        self._backlog_bytes = channel.transport.get_write_buffer_size
+        if self.ticket.fresh_tokens:
+            self.tell()
+
+
 class Streamed:
-    """One streamed answer: a ticket a choice, and the channel they all write to."""
+    """One streamed answer: a choice a prompt, and the channel they all write to."""
 
     def __init__(self, wire: Wire, *, interval: int) -> None:
         self.done = asyncio.Event()
@@ -144,44 +191,45 @@ class Streamed:
         self._interval = interval
         self._role = wire.role()
         self._channel: Channel | None = None
-        self._tickets: list[Ticket] = []
+        self._choices: list[_Choice] = []
         self._open = 0
-        self._write: Callable[[bytes], None] | None = None
-        self._words: list[list[bytes]] = []
 
-    def submit(self, loop: EngineLoop, answer_id: str, speeches: Sequence[Speech], max_tokens: int) -> None:
-        """Raises SpecError where one could never finish; `withdraw` is due in any case."""
+    def submit(self, gate: Gate, speeches: Sequence[Speech], entry: Entry) -> None:
+        """Raises AskError or SpecError where one cannot be taken; `withdraw` is due in any case."""
         self._open = len(speeches)
         for index, speech in enumerate(speeches):
-            told = partial(self._deliver, index)
-            self._tickets.append(loop.submit(f"{answer_id}-{index}", speech, told, max_tokens=max_tokens))
+            choice = _Choice(self, index)
+            choice.ticket = entry.submit(gate, index, speech, choice.tell)
+            self._choices.append(choice)
 
-    def withdraw(self, loop: EngineLoop) -> None:
-        for ticket in self._tickets:
-            loop.withdraw(ticket)
+    def withdraw(self, gate: Gate) -> None:
+        for choice in self._choices:
+            gate.withdraw(choice.ticket)
 
     def open(self, channel: Channel) -> None:
-        """The headers are out: what came meanwhile goes now."""
+        """The headers are out."""
         self._channel = channel
-        self._write = channel.write
-        for index in range(len(self._tickets)):
-            self._words.append([channel.framed(word) for word in self._wire.words(index)])
-        for index, ticket in enumerate(self._tickets):
-            if ticket.fresh_tokens:
-                self._deliver(index)
+        for choice in self._choices:
+            choice.open(channel)
 
-    def _deliver(self, index: int) -> None:
-        channel, ticket = self._channel, self._tickets[index]
-        first = ticket.taken_tokens
-        fresh = ticket.request.tokens - ticket.request.prompt_tokens - first
+    def plain(self, index: int) -> tuple[bytes, ...]:
+        """The framed chunks of one token each that may go out as they are; () while there is more to it."""
+        channel, ticket = self._channel, self._choices[index].ticket
+        if channel is None or not channel.is_plain or self._interval > 1:
+            return ()
+        if ticket.finished or ticket.fresh_tokens or not ticket.taken_tokens:
+            return ()
+        return tuple([channel.framed(word) for word in self._wire.words(index)])
+
+    def deliver(self, index: int) -> None:
+        """Sends what is due of a choice: its fresh tokens, and the end after the last."""
+        channel, ticket = self._channel, self._choices[index].ticket
+        first, fresh = ticket.taken_tokens, ticket.fresh_tokens
         if channel is None or (
             not ticket.finished and ((first and fresh < self._interval) or channel.backed_up)
         ):
             return
         ticket.taken_tokens = first + fresh
-        if fresh == 1 and first and not ticket.finished and self._write and (words := self._words[index]):
-            self._write(words[first % len(words)])  # nearly all tokens: no encoding, no framing
-            return
         data = self._wire.tokens(index, first, fresh)
         if self._role:
             data, self._role = self._role + data, b""
@@ -196,8 +244,10 @@ class Streamed:
         self._open -= 1
         if self._open:
             return
-        told = [int(ticket.taken_tokens * channel.lying_factor) for ticket in self._tickets]
-        channel.send(self._wire.end(told), tokens, last=True)
+        tickets = [choice.ticket for choice in self._choices]
+        told = [int(ticket.taken_tokens * channel.lying_factor) for ticket in tickets]
+        cached = [ticket.request.cached_tokens for ticket in tickets]
+        channel.send(self._wire.end(told, cached), tokens, last=True)
         if not channel.silent:
             self.done.set()
 
@@ -223,15 +273,19 @@ class Gathered:
         self.done = asyncio.Event()
         self._tickets: list[Ticket] = []
 
-    def submit(self, loop: EngineLoop, answer_id: str, speeches: Sequence[Speech], max_tokens: int) -> None:
-        """Raises SpecError where one could never finish; `withdraw` is due in any case."""
-        for index, speech in enumerate(speeches):
-            name = f"{answer_id}-{index}"
-            self._tickets.append(loop.submit(name, speech, self._look, max_tokens=max_tokens))
+    @property
+    def cached_tokens(self) -> list[int]:
+        """Tokens of each prompt that were found in the prefix cache."""
+        return [ticket.request.cached_tokens for ticket in self._tickets]
 
-    def withdraw(self, loop: EngineLoop) -> None:
+    def submit(self, gate: Gate, speeches: Sequence[Speech], entry: Entry) -> None:
+        """Raises AskError or SpecError where one cannot be taken; `withdraw` is due in any case."""
+        for index, speech in enumerate(speeches):
+            self._tickets.append(entry.submit(gate, index, speech, self._look))
+
+    def withdraw(self, gate: Gate) -> None:
         for ticket in self._tickets:
-            loop.withdraw(ticket)
+            gate.withdraw(ticket)
 
     def _look(self) -> None:
         if all(ticket.finished for ticket in self._tickets):

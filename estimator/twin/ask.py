@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from estimator.twin.prompts import cache_salt_of, chat_ids_of, is_text, prompts_of
 from estimator.twin.refusals import AskError, invalid, missing, problem
-from estimator.twin.tokens import ids_of, ids_of_chat
+from estimator.twin.tokens import ids_of
 from estimator.twin.tools import forced_tool, thinks
 
 MAX_TOKENS_DEFAULT: Final = 16
 """Of /v1/completions; a chat may fill the context."""
+Preflight = Callable[[], None]
 SAMPLING: Final[tuple[tuple[str, str, Callable[[float], bool]], ...]] = (
     ("temperature", "must be non-negative", lambda value: value >= 0.0),
     ("top_p", "must be in (0, 1]", lambda value: 0.0 < value <= 1.0),
@@ -27,6 +29,7 @@ class Rules:
     reasoning_parser: str | None = None
     tool_call_parser: str | None = None
     enable_auto_tool_choice: bool = False
+    enable_prompt_tokens_details: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +49,36 @@ class Ask:
     tool: str | None = None
     """The function it has to call."""
     tool_finish: str = "tool_calls"
+    prompts_ids: tuple[Sequence[int], ...] = ()
+    """The prompts themselves, for the prefix cache; () where there is none."""
+    cache_salt: str = ""
+    """Prompts of different salts share no cached prefix."""
+    prompt_tokens_details: bool = False
+    """The usage tells how many tokens of the prompt were found in the cache."""
 
 
-def parse_ask(body: Any, *, chat: bool, rules: Rules) -> Ask:
-    """Raises AskError; unknown keys (most sampling parameters) are ignored."""
+def parse_ask(body: Any, *, chat: bool, rules: Rules, preflight: Preflight = lambda: None) -> Ask:
+    """Raises AskError; unknown keys (most sampling parameters) are ignored.
+
+    `preflight` raises one of its own where the server is full: vLLM asks once the prompt is rendered, before
+    it looks at how the output is to be made.
+    """
     fields = object_of(body)
     check_model(fields, rules.model)
     stream = bool(fields.get("stream"))
     options = _stream_options(fields, stream)
-    prompts = [_chat_ids(fields)] if chat else _prompts(fields)
-    _check_sampling(fields)
+    prompts = [chat_ids_of(fields)] if chat else prompts_of(fields)
+    salt = cache_salt_of(fields)
     tool, tool_finish = (
         forced_tool(fields, rules.tool_call_parser, rules.enable_auto_tool_choice) if chat else (None, "")
     )
     lengths = tuple(len(prompt) for prompt in prompts)
-    _check_room(max(lengths), rules.max_model_len, exact=not chat and not _is_text(fields["prompt"]))
+    worded = chat or is_text(fields["prompt"])
+    if worded:
+        _check_room(max(lengths), rules.max_model_len, exact=False)
+    preflight()
+    _check_sampling(fields)
+    _check_room(max(lengths), rules.max_model_len, exact=not worded)
     max_tokens = _max_tokens(fields, chat, rules.max_model_len, max(lengths))
     include_usage = bool(options.get("include_usage"))
     return Ask(
@@ -75,6 +93,9 @@ def parse_ask(body: Any, *, chat: bool, rules: Rules) -> Ask:
         reasoning=thinks(fields) if chat and rules.reasoning_parser else None,
         tool=tool,
         tool_finish=tool_finish,
+        prompts_ids=tuple(prompts),
+        cache_salt=salt,
+        prompt_tokens_details=rules.enable_prompt_tokens_details,
     )
 
 
@@ -83,7 +104,7 @@ def parse_tokenize(body: Any, *, model: str) -> tuple[list[int], list[str] | Non
     fields = object_of(body)
     check_model(fields, model)
     if "messages" in fields:
-        ids = _chat_ids(fields)
+        ids = chat_ids_of(fields)
         words = [str(one) for one in ids]
     elif isinstance(prompt := fields.get("prompt"), str):
         ids, words = ids_of(prompt), prompt.split()
@@ -200,65 +221,6 @@ def _stream_options(fields: Mapping[str, Any], stream: bool) -> Mapping[str, Any
         said = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
         raise AskError(said, param="stream_options")
     return options
-
-
-def _prompts(fields: Mapping[str, Any]) -> list[list[int]]:
-    """A string, a list of token ids, or a list of either."""
-    prompt = fields.get("prompt")
-    if prompt is None or prompt == "":
-        raise AskError(
-            "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)",
-            param="prompt",
-        )
-    if prompt == []:
-        raise AskError("You must pass at least one prompt", param=None)
-    several = isinstance(prompt, list) and not _is_id(prompt[0])
-    prompts = [_ids(one) for one in prompt] if several else [_ids(prompt)]
-    if not all(prompts):
-        raise AskError("The decoder prompt cannot be empty", param="prompt")
-    return prompts
-
-
-def _ids(prompt: Any) -> list[int]:
-    if isinstance(prompt, str):
-        return ids_of(prompt)
-    if isinstance(prompt, list) and all(_is_id(token) for token in prompt):
-        return prompt
-    raise invalid(problem("prompt", "string_type", "Input should be a valid string", prompt))
-
-
-def _is_text(prompt: Any) -> bool:
-    return isinstance(prompt, str) or any(isinstance(one, str) for one in prompt)
-
-
-def _chat_ids(fields: Mapping[str, Any]) -> list[int]:
-    messages = fields.get("messages")
-    if messages is None:
-        raise invalid(missing("messages", fields))
-    if not isinstance(messages, list):
-        raise invalid(problem("messages", "list_type", "Input should be a valid list", messages))
-    if not messages:
-        raise AskError(
-            "Cannot apply chat template to an empty conversation. Provide at least one message.", param=None
-        )
-    for message in messages:
-        if not isinstance(message, dict):
-            raise invalid(problem("messages", "dict_type", "Input should be a valid dictionary", message))
-    return ids_of_chat(_content(message.get("content")) for message in messages)
-
-
-def _content(content: Any) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    if isinstance(content, list) and all(
-        isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
-    ):
-        return " ".join(part["text"] for part in content)
-    raise invalid(problem("messages", "string_type", "Input should be a valid string", content))
-
-
-def _is_id(token: Any) -> bool:
-    return isinstance(token, int) and not isinstance(token, bool) and token >= 0
 
 
 def _count(fields: Mapping[str, Any], name: str, default: int | None) -> int | None:

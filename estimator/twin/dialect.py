@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from estimator.twin import lmdeploy_page, lmdeploy_wire, vllm_page
 from estimator.twin.answers import Wire
-from estimator.twin.ask import Ask, Rules, parse_ask
+from estimator.twin.ask import Ask, Preflight, Rules, parse_ask
 from estimator.twin.lmdeploy_ask import parse_lmdeploy, refusal
 from estimator.twin.profile import TwinProfile
 from estimator.twin.refusals import AskError
@@ -45,10 +45,10 @@ class Dialect:
     card: Callable[[TwinProfile, int], dict[str, Any]]
     answer_id: Callable[[bool], str]
     """The id of a chat's or a completion's answer."""
-    parse: Callable[[Any, bool, Rules], Ask]
+    parse: Callable[[Any, bool, Rules, Preflight], Ask]
     """A body, whether it is a chat's, and the server's rules -> what is asked. Raises AskError."""
     wire: Callable[[Ask, Sequence[Speech], Envelope], Wire]
-    whole: Callable[[Ask, Sequence[Speech], Envelope], dict[str, Any]]
+    whole: Callable[[Ask, Sequence[Speech], Envelope, Sequence[int]], dict[str, Any]]
 
 
 def _card(profile: TwinProfile, created_s: int, **own: Any) -> dict[str, Any]:
@@ -102,7 +102,7 @@ VLLM: Final = Dialect(
     health=_nothing,
     card=_vllm_card,
     answer_id=lambda chat: f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(8)}",
-    parse=lambda body, chat, rules: parse_ask(body, chat=chat, rules=rules),
+    parse=lambda body, chat, rules, preflight: parse_ask(body, chat=chat, rules=rules, preflight=preflight),
     wire=StreamWire,
     whole=whole_answer,
 )
@@ -117,7 +117,7 @@ LMDEPLOY: Final = Dialect(
     health=_lmdeploy_health,
     card=_lmdeploy_card,
     answer_id=lambda chat: f"chatcmpl-{secrets.token_hex(11)}" if chat else "-1",
-    parse=parse_lmdeploy,
+    parse=lambda body, chat, rules, _: parse_lmdeploy(body, chat, rules),
     wire=lmdeploy_wire.StreamWire,
     whole=lmdeploy_wire.whole_answer,
 )

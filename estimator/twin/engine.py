@@ -1,14 +1,15 @@
 """vLLM's scheduler as a pure state machine: requests in, steps out, no clock anywhere.
 
-Source of every rule: vLLM 0.32 v1/core/sched/scheduler.py. Modelled: FCFS and priority policy, chunked
-prefill, whole-sequence admission, watermark, recompute preemption, cache groups of every kind, prefix
-caching of full attention, slots ahead for speculation. Not modelled: accepted guesses (a step yields one
-token a request), two steps in flight (vLLM's async scheduling frees a finished request's blocks a step
-later), the prompt checkpoint of a state, long_prefill_token_threshold, LoRA, encoders. Limits of the API
+Source of every rule: vLLM 0.32 v1/core/sched/scheduler.py and async_scheduler.py. Modelled: FCFS and priority
+policy, chunked prefill, whole-sequence admission, watermark, recompute preemption, cache groups of every kind
+with checkpoints of states, prefix caching over groups of one block size, slots ahead for speculation, two
+steps in flight. Not modelled: accepted guesses (a step yields one token a request), prefix caching over
+groups of several block sizes or with EAGLE's dropped block, pipelines of more than two steps,
+mamba_cache_mode "all", long_prefill_token_threshold, LoRA, the budget of encoders. Limits of the API
 (max_num_queued_reqs) are not the scheduler's.
 
 A request that decodes is touched only in the steps that change its blocks or end it (`Agenda`): everything
-else about it follows from the number of steps (estimator/twin/request.py).
+else about it follows from the number of steps (estimator/twin/progress.py).
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from operator import attrgetter
 
 from estimator.spec import SpecError
-from estimator.twin.agenda import Agenda
 from estimator.twin.blocks import BlockPool
 from estimator.twin.limits import EngineLimits
+from estimator.twin.progress import Progress, place_of
 from estimator.twin.queues import PriorityQueue, rank
-from estimator.twin.request import FinishReason, Outcome, Prefix, Request, Stats, Step, StepClock, Turn
-from estimator.twin.tables import NEVER, KvCache
+from estimator.twin.request import FinishReason, Outcome, Prefix, Request, Stats, Step, Turn
+from estimator.twin.tables import KvCache
 
 __all__ = ["Engine", "EngineLimits", "FinishReason", "Outcome", "Request", "Stats", "Step"]
 
-place_of = attrgetter("place")
-
 
 class Engine:
-    """Waiting and running queues over a block pool. `step()`, wait its cost, `settle(step)`, again."""
+    """Waiting and running queues over a block pool. `step()`, wait its cost, `settle(step)`, again.
+
+    With steps_in_flight 2 a second step may begin before the first is settled; the older is settled first.
+    """
 
     def __init__(self, limits: EngineLimits) -> None:
         self.limits = limits
@@ -43,19 +44,12 @@ class Engine:
         """In order of admission, which is the order of service."""
         self.stats = Stats()
         self._cache = KvCache(limits)
-        self._clock = StepClock()
+        self._progress = Progress()
         self._requests: dict[str, Request] = {}
         self._arrivals = 0
         self._admissions = 0
-        self._reading: list[Request] = []
-        """The running that do not decode: tokens known before the step are still to be computed."""
-        self._context_tokens = 0
-        """Computed tokens of all that decode."""
-        self._changes = Agenda()
-        """Steps in which the block tables of a request that decodes change."""
-        self._endings = Agenda()
-        self._aborted: list[Request] = []
-        """Since the step began."""
+        self._last_abort = 0
+        """The newest step when a request was last aborted."""
 
     @property
     def pool(self) -> BlockPool:
@@ -63,6 +57,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
+        """There is a request. A step under way is to be settled also when there is none any more."""
         return bool(self._requests)
 
     def add(
@@ -82,7 +77,7 @@ class Engine:
             prompt_tokens=prompt_tokens,
             tokens_max=tokens_max,
             known=prompt_tokens,
-            clock=self._clock,
+            clock=self._progress.clock,
             arrival=self._arrivals,
             priority=priority,
             prefix=prefix,
@@ -98,59 +93,69 @@ class Engine:
             return False
         if request.place:
             self.running.remove(request)
-            self._aborted.append(request)
         else:
             self.waiting.remove(request)
+        self._last_abort = self._progress.clock.started
         self._end(request, "abort")
         return True
 
     def step(self) -> Step:
-        """Schedules the next forward pass: running requests first, in order, then waiting ones."""
-        self._clock.started += 1
-        self._context_tokens += len(self.running) - len(self._reading)  # one more for each that decodes
-        self._aborted.clear()
+        """Schedules the next forward pass: running requests first, in order, then waiting ones.
+
+        Raises RuntimeError while two steps are under way, or one if limits.steps_in_flight is 1.
+        """
+        progress = self._progress
+        under_way = progress.steps_under_way
+        if under_way and under_way >= min(2, self.limits.steps_in_flight):
+            raise RuntimeError(f"{under_way} steps are under way: settle the oldest first")
+        progress.begin(len(self.running))
+        self._cache.begin_step()
         turn = Turn(budget_tokens=self.limits.max_num_batched_tokens)
         served = self._serve_running(turn)
-        batch = tuple(r for r in served if turn.chunks.get(r) != 0) if turn.chunks else tuple(served)
+        batch = tuple([r for r in served if turn.chunks.get(r) != 0] if turn.chunks else served)
         decoding = len(served) - len(turn.chunks) + list(turn.chunks.values()).count(1)
         left = turn.left_tokens(len(served))
         admitted: list[Request] = []
         if not turn.preempted:
             left = self._admit(admitted, left)
-        read = [*[request for request, chunk in turn.chunks.items() if chunk], *admitted]
+        read = [request for request, chunk in turn.chunks.items() if chunk] + admitted
+        context_tokens = progress.context_tokens + sum([request.computed for request in read])
+        first, silent = progress.end(read) if read else ((), frozenset[Request]())
         return Step(
             batch=batch + tuple(admitted),
             admitted=tuple(admitted),
             preempted=tuple(turn.preempted),
             prefill_tokens=turn.budget_tokens - left - decoding,
             decoding=decoding,
-            context_tokens=self._context_tokens + sum([request.computed for request in read]),
+            context_tokens=context_tokens,
+            attended_pairs=sum([r.chunk * (2 * r.computed - r.chunk) // 2 for r in read if r.chunk > 1]),
+            first=first,
+            silent=silent,
         )
 
     def settle(self, step: Step) -> Outcome:
-        """Ends the step: each request whose tokens are all computed gains one; the finished leave."""
-        self._clock.settled += 1
-        now = self._clock.settled
-        read = [request for request in self._reading if request.computed == request.known]
-        self._reading = [request for request in self._reading if request.computed < request.known]
-        silent = {*self._reading, *self._aborted}  # nothing is sampled: a chunk, or gone meanwhile
-        emitted = tuple([r for r in step.batch if r not in silent]) if silent else step.batch
-        first = tuple([request for request in read if request.known == request.prompt_tokens])
-        finished = [request for _, _, request in self._endings.take(now)]
-        for request in read:
-            request.known += 1
+        """Ends the older step: each request whose tokens are all computed gains one; the finished leave."""
+        ending, owed = self._progress.settle()
+        emitted, first = step.batch, step.first
+        if step.silent or self._last_abort >= self._progress.clock.settled:
+            emitted = tuple([r for r in emitted if r not in step.silent and not r.ended])
+            first = tuple([request for request in first if not request.ended])
+        for request in owed:
+            self._cache.store(request, request.computed)
             if request.known == request.tokens_max:
-                finished.append(request)
-            else:
-                self._decode(request)
+                ending.append(request)
         self.stats.generation_tokens += len(emitted)
-        self.stats.prompt_tokens += sum([request.prompt_tokens for request in first])
-        if finished:
-            finished.sort(key=place_of)
-            for request in finished:
-                del self.running[self._position(request.place)]
+        if first:
+            self.stats.prompt_tokens += sum([request.prompt_tokens for request in first])
+        if ending:
+            ending.sort(key=place_of)
+            for request in ending:
+                if request.place:
+                    del self.running[self._position(request.place)]
+                else:
+                    self.waiting.remove(request)  # preempted while its last token was under way
                 self._end(request, "length")
-        return Outcome(emitted=emitted, first=first, finished=tuple(finished))
+        return Outcome(emitted=emitted, first=first, finished=tuple(ending))
 
     def _serve_running(self, turn: Turn) -> list[Request]:
         """Gives the running their tokens and returns those that had their turn, in order.
@@ -158,15 +163,15 @@ class Engine:
         Only a chunk can leave too few tokens for those behind it. While a chunk is always the last, as when
         chunks may end anywhere, it is enough to stop at the requests whose block tables change.
         """
-        now, reading = self._clock.started, self._reading
-        entries = self._changes.take(now)
+        reading, spent = self._progress.reading, self._progress.spent
+        entries = self._progress.changes()
         due = [request for _, _, request in entries]
         if reading and reading[0] is not self.running[-1]:
             return self._serve_each(tuple(self.running), due, turn)
         if self._cache.grows_alike and self._cache.append_blocks(due):
-            self._changes.put_again(now + self._cache.groups[0].size, entries)
-            return self._serve_each(reading, due, turn)
-        return self._serve_each((*due, *reading), due, turn)
+            self._progress.change_again(entries, self._cache.groups[0].size)
+            return self._serve_each((*spent, *reading), due, turn)
+        return self._serve_each((*spent, *due, *reading), due, turn)
 
     def _serve_each(self, stops: Sequence[Request], due: Sequence[Request], turn: Turn) -> list[Request]:
         """Stops at each of `stops`; the others before it decode and need nothing but their token."""
@@ -178,7 +183,7 @@ class Engine:
             if request.since is None or everyone:
                 left = turn.left_tokens(self._position(place))
                 if not left:
-                    return self._cut(place)
+                    return self._cut(place, turn)
             if request.since is None:
                 chunk = self._cache.chunk(request, min(request.known - computed, left))
                 turn.chunks[request] = chunk
@@ -186,22 +191,20 @@ class Engine:
                     continue
                 computed += chunk
             if not self._grow(request, computed, turn):
-                return self._cut(place)
+                return self._cut(place, turn)
             if request.since is None:
-                request.computed = computed
+                self._progress.read(request, chunk)
             elif request in due:
-                self._watch(request, computed)
+                self._progress.watch(request, computed)
         return self.running
 
-    def _cut(self, place: int) -> list[Request]:
+    def _cut(self, place: int, turn: Turn) -> list[Request]:
         """The running from `place` on get no token in this step: they catch up as after a chunk."""
         position = self._position(place)
-        for request in self.running[position:]:
-            if request.since is not None:
-                self._freeze(request)
-                request.computed -= 1
-                self._reading.append(request)
-        self._reading.sort(key=place_of)
+        self._progress.pause(self.running[position:])
+        for request in self._progress.spent:
+            if request.place >= place:
+                turn.chunks.pop(request, None)
         return self.running[:position]
 
     def _position(self, place: int) -> int:
@@ -210,7 +213,7 @@ class Engine:
 
     def _grow(self, request: Request, computed: int, turn: Turn) -> bool:
         """Blocks for `computed` tokens; takes them from the last in rank, from itself at last."""
-        settled = request.computed if request.since is None else computed - 1
+        settled = request.settled_tokens
         while not self._cache.extend(request, settled, computed):
             victim = self.running[-1] if self.limits.policy == "fcfs" else max(self.running, key=rank)
             self._preempt(victim)
@@ -236,11 +239,11 @@ class Engine:
         """
         while self.waiting and left > 0 and len(self.running) < self.limits.max_num_seqs:
             request = self.waiting[0]
-            found = self._cache.find_prefix(request)
-            request.computed = len(found) * self.limits.block_size
+            hit = self._cache.find_prefix(request)
+            request.computed, request.junction = hit.tokens, hit.junction
             chunk = self._cache.chunk(request, min(request.known - request.computed, left))
             reserve = self.limits.watermark_blocks if self.running else 0
-            if not chunk or not self._cache.admit(request, found, request.computed + chunk, reserve):
+            if not chunk or not self._cache.admit(request, hit, request.computed + chunk, reserve):
                 request.computed = 0
                 break
             if self.limits.enable_prefix_caching and not request.preemptions:
@@ -250,38 +253,16 @@ class Engine:
             self._admissions += 1
             request.place = self._admissions
             request.cached_tokens = request.computed
-            request.computed += chunk
+            self._progress.read(request, chunk)
+            self._progress.reading.append(request)
             self.running.append(request)
-            self._reading.append(request)
             admitted.append(request)
             left -= chunk
         return left
 
-    def _decode(self, request: Request) -> None:
-        """From the next step on the request computes one token a step."""
-        now = self._clock.settled
-        request.since = now
-        self._endings.put(now + request.tokens_max - request.known, request)
-        self._context_tokens += request.computed
-        self._watch(request, request.computed)
-
-    def _watch(self, request: Request, computed: int) -> None:
-        """Puts the next change of the block tables of a request that decodes into the calendar."""
-        change = min([table.change for table in request.tables])
-        if change < NEVER:
-            self._changes.put(self._clock.started + change - computed, request)
-
-    def _freeze(self, request: Request) -> None:
-        """Writes down the progress of a request that decodes no more."""
-        self._context_tokens -= request.computed_tokens
-        request.known, request.computed, request.since = request.tokens, request.computed_tokens, None
-
     def _leave(self, request: Request) -> None:
         """Takes everything from a request that runs no more but its tokens."""
-        if request.since is not None:
-            self._freeze(request)
-        elif request in self._reading:
-            self._reading.remove(request)
+        self._progress.drop(request)
         request.place = 0
         self._cache.release(request)
 

@@ -1,7 +1,7 @@
 """Faults a server can have, as data: named, switched on from a file or, in test mode, by a request header.
 
 A file holds a list under `faults`; see configs/faults/example.yaml. What a fault does to the engine stays
-done after its `until_s`. A slow replica behind a fast one is two processes and a proxy, and not made here.
+done after its `until_s`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "engine_hung": _kind("engine", "", "no step any more; the API and /health go on", numeric=False),
     "engine_dead": _kind("engine", "", "500 for every request and 503 for /health", numeric=False),
     "slow_down": _kind("engine", "3", "every step takes so many times as long from now on"),
+    "slow_replica": _kind("engine", "3", "so does every step of the last data-parallel rank alone"),
 }
 
 

@@ -26,11 +26,15 @@ class EngineLimits:
     groups: tuple[KvGroup, ...] = ()
     """One block table each, all served by one pool; () means one full group of `block_size`."""
     enable_prefix_caching: bool = False
+    prefix_cache_retention_interval: int | None = 0
+    """Every how many tokens a window or state is kept for others: 0 only at the end of a prompt and where a
+    shared beginning ends, None after each block. vLLM's default is 0."""
     policy: Policy = "fcfs"
     watermark: float = 0.0
     """Share of the blocks that stays free when a request is admitted beside others."""
     steps_in_flight: int = 1
-    """Batches whose tokens a windowed group makes room for at admission; vLLM counts 2 when async."""
+    """Steps that vLLM has under way at most: a windowed group makes room for their tokens at admission. The
+    engine takes two before the first is settled; a caller may always settle each before the next."""
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len"):
@@ -47,13 +51,26 @@ class EngineLimits:
             )
         if not 0.0 <= self.watermark < 1.0:
             raise SpecError(f"watermark must be a share from 0 to below 1, got {self.watermark}")
-        if any(group.checkpoint for group in self.groups):
+        if self.enable_prefix_caching:
+            self._refuse_uncached()
+
+    def _refuse_uncached(self) -> None:
+        groups = self.cache_groups
+        if any(group.kind == "cross" or (group.kind == "state" and not group.rolls) for group in groups):
             raise SpecError(
-                "groups: a state with a checkpoint of the prompt is not modelled; try another model"
+                "enable_prefix_caching: cross-attention, and a state that does not roll, keep nothing that "
+                "others could find; turn it off"
             )
-        if self.enable_prefix_caching and [group.kind for group in self.cache_groups] != ["full"]:
+        if len({group.block_size for group in groups}) > 1:
             raise SpecError(
-                "enable_prefix_caching is modelled for one full-attention cache group alone; turn it off"
+                "enable_prefix_caching is modelled for cache groups of one block size, got "
+                f"{[group.block_size for group in groups]}; turn it off"
+            )
+        interval = self.prefix_cache_retention_interval
+        if interval is not None and (interval < 0 or interval % groups[0].block_size):
+            raise SpecError(
+                f"prefix_cache_retention_interval must be 0 or a multiple of {groups[0].block_size} tokens, "
+                f"got {interval}"
             )
 
     @property

@@ -121,12 +121,12 @@ def _chat(fields: Mapping[str, Any]) -> list[list[int]]:
         raise invalid(missing("messages", fields))
     messages = fields["messages"]
     if isinstance(messages, str):
-        return [ids_of_chat([messages])]
+        return [ids_of_chat([("user", messages)])]
     if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
         raise invalid(problem("messages.str", "string_type", "Input should be a valid string", messages))
     if not messages:
         raise AskError("messages must not be empty unless input_ids is set.", param=None)
-    return [ids_of_chat(_content(one.get("content")) for one in messages)]
+    return [ids_of_chat((str(one.get("role", "")), _content(one.get("content"))) for one in messages)]
 
 
 def _content(content: Any) -> str:

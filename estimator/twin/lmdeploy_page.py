@@ -11,8 +11,9 @@ from typing import Final
 
 from prometheus_client.core import InfoMetricFamily, Metric
 
+from estimator.twin.lmdeploy_limits import LmdeployLimits
 from estimator.twin.profile import TwinProfile
-from estimator.twin.telemetry import Family, Page, Tally, Telemetry, one_two_five
+from estimator.twin.telemetry import Family, Metrics, Page, Tally, Telemetry, one_two_five
 from estimator.twin.vllm_page import ITERATION, LATENCY_S, PHASES, TTFT_S
 
 GAUGES_EVERY_S: Final = 10.0
@@ -69,6 +70,14 @@ def _finished(telemetry: Telemetry) -> Mapping[str, float]:
     return {f"ResponseType.{name}": done if name == "FINISH" else 0.0 for name in RESPONSES}
 
 
+def _cache_usage(telemetry: Telemetry) -> float:
+    """The PyTorch engine counts its reserved block as used (pytorch/paging/scheduler.py schedule_metrics)."""
+    limits, used_share = telemetry.engine.limits, telemetry.snapshot.get("kv_usage", 0.0)
+    if not isinstance(limits, LmdeployLimits):
+        return used_share
+    return (used_share * limits.usable_blocks + limits.reserved_blocks) / limits.num_gpu_blocks
+
+
 FAMILIES: Final = (
     _gauge("num_requests_succeeded", "Number of current succeeded requests.", "succeeded"),
     _gauge("num_requests_failed", "Number of current failed requests."),
@@ -80,7 +89,12 @@ FAMILIES: Final = (
     ),
     _gauge("num_requests_running", "Number of requests in model execution batches.", "running"),
     _gauge("num_requests_waiting", "Number of requests waiting to be processed.", "waiting"),
-    _gauge("gpu_cache_usage_perc", "GPU KV-cache usage. 1 means 100 percent usage.", "kv_usage"),
+    Family(
+        kind="gauge",
+        name="lmdeploy:gpu_cache_usage_perc",
+        text="GPU KV-cache usage. 1 means 100 percent usage.",
+        read=_cache_usage,
+    ),
     _gauge(
         "prefix_cache_hit_rate",
         "Prefix-cache hit rate. 1 means 100 percent of queried prefix tokens hit.",
@@ -117,7 +131,7 @@ FAMILIES: Final = (
 )
 
 
-def _backend_config(_: Telemetry) -> Iterator[Metric]:
+def _backend_config(_: Metrics) -> Iterator[Metric]:
     info = InfoMetricFamily("lmdeploy:backend_config", "information of backend_config")
     info.add_metric([], {})  # LMDeploy declares it and never fills it
     yield info

@@ -51,7 +51,7 @@ class StreamWire:
             events.append(self._event(self._choice("content", "", speech.finish_reason)))
         return b"".join(events)
 
-    def end(self, output_tokens: Sequence[int]) -> bytes:
+    def end(self, output_tokens: Sequence[int], _cached_tokens: Sequence[int]) -> bytes:
         """The usage event where asked for, and the end mark."""
         if not self._ask.include_usage:
             return DONE
@@ -83,7 +83,9 @@ class StreamWire:
         return b"data: " + json.dumps({**self._base, "choices": [choice], **usage}).encode() + b"\n\n"
 
 
-def whole_answer(ask: Ask, speeches: Sequence[Speech], envelope: Envelope) -> dict[str, Any]:
+def whole_answer(
+    ask: Ask, speeches: Sequence[Speech], envelope: Envelope, _cached_tokens: Sequence[int]
+) -> dict[str, Any]:
     """The body of an answer that is not streamed."""
     usage = _usage(ask, sum(speech.output_tokens - speech.eos for speech in speeches))
     if not ask.chat:

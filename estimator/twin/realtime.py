@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from estimator.twin.cost import StepCost, step_seconds
-from estimator.twin.engine import Engine, Outcome, Request, Step
+from estimator.twin.cost import StepCost
+from estimator.twin.engine import Outcome, Request, Step
+from estimator.twin.pace import step_duration_s
+from estimator.twin.scheduler import Scheduler
 from estimator.twin.speech import Speech
 from estimator.twin.telemetry import RequestCounts, RequestTimes, Telemetry
 
@@ -49,7 +51,7 @@ class EngineLoop:
     """Owns the engine; everything happens on one event loop, so nothing needs a lock."""
 
     def __init__(
-        self, engine: Engine, cost: StepCost, telemetry: Telemetry, *, time_scale: float = 1.0
+        self, engine: Scheduler, cost: StepCost, telemetry: Telemetry, *, time_scale: float = 1.0
     ) -> None:
         self.time_scale = time_scale
         """Wall seconds per modelled second; may change while it runs."""
@@ -61,6 +63,17 @@ class EngineLoop:
         self._tickets: dict[str, Ticket] = {}
         self._work = asyncio.Event()
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that have not finished."""
+        return len(self._tickets)
+
+    @property
+    def prefilling_tokens(self) -> int:
+        """Prompt tokens of those that have no token yet; as in vLLM a prompt counts whole until its end."""
+        waiting = [one.request for one in self._tickets.values() if one.first_token_s is None]
+        return sum([request.prompt_tokens for request in waiting])
+
     def submit(
         self, request_id: str, speech: Speech, on_tokens: Callable[[], None], *, max_tokens: int = 0
     ) -> Ticket:
@@ -69,7 +82,9 @@ class EngineLoop:
         Raises SpecError when it could never finish.
         """
         ticket = Ticket(
-            request=self._engine.add(request_id, speech.prompt_tokens, speech.output_tokens),
+            request=self._engine.add(
+                request_id, speech.prompt_tokens, speech.output_tokens, prefix=speech.prefix
+            ),
             speech=speech,
             max_tokens=max_tokens or speech.output_tokens,
             on_tokens=on_tokens,
@@ -88,18 +103,20 @@ class EngineLoop:
         """Steps for ever; cancel it to stop. Deadlines are absolute, so late wake-ups do not add up."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time()
+        under_way: deque[Step] = deque()  # made up and not settled, the one that computes first
         while True:
-            if self.hung or not self._engine.has_work:
+            if self.hung or not (self._engine.has_work or under_way):
                 self._work.clear()
                 await self._work.wait()
                 deadline_s = loop.time()
                 continue
             if loop.time() - deadline_s > LAG_MAX_S:
                 deadline_s = loop.time()
-            step = self._engine.step()
-            self._note_scheduled(step, deadline_s)
-            seconds = step_seconds(self._cost, step.prefill_tokens, step.decoding, step.context_tokens)
-            deadline_s += seconds * self.time_scale
+            while self._engine.has_work and len(under_way) < self._engine.limits.steps_in_flight:
+                under_way.append(self._engine.step())
+                self._note_scheduled(under_way[-1], deadline_s)
+            step = under_way.popleft()
+            deadline_s += step_duration_s(self._cost, step) * self.time_scale
             # Also when late: the readers must get their turn between two steps.
             await asyncio.sleep(max(0.0, deadline_s - loop.time()))
             self._deliver(self._engine.settle(step), loop.time())
@@ -116,6 +133,7 @@ class EngineLoop:
         for request in outcome.first:
             ticket = self._tickets[request.request_id]
             ticket.first_token_s = now_s
+            telemetry.cached_tokens += request.cached_tokens
             telemetry.observe("ttft", now_s - ticket.arrived_s)
         gaps: Counter[float] = Counter()  # of a step most gaps are the same to the bit
         tickets = [self._tickets[request.request_id] for request in outcome.emitted]
@@ -152,5 +170,6 @@ class EngineLoop:
             max_tokens=ticket.max_tokens,
             preemptions=request.preemptions,
             finish_reason=ticket.speech.finish_reason,
+            cached_tokens=request.cached_tokens,
         )
         self._telemetry.finished(times, counts)

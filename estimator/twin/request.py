@@ -6,9 +6,11 @@ the engine's clock of steps. A step then costs what happens in it, not how many 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Literal
 
 FinishReason = Literal["length", "abort"]
@@ -21,7 +23,7 @@ many of them. Tokens beyond the prompt say that the answer is shared too, as by 
 
 @dataclass(slots=True)
 class StepClock:
-    """Steps started and settled so far; they differ by one while a step runs."""
+    """Steps started and settled so far; they differ by the steps under way."""
 
     started: int = 0
     settled: int = 0
@@ -38,6 +40,10 @@ class BlockTable:
     """Positions at the front whose content others may find."""
     change: int = 0
     """Computed tokens at which it changes next while its request decodes."""
+    begun: bool = False
+    """It holds more than what was found in the prefix cache."""
+    saves: bool = False
+    """Its next step takes one more block, for the checkpoint of a state."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -58,26 +64,38 @@ class Request:
     """One for each cache group while it runs."""
     cached_tokens: int = 0
     """Tokens found in the prefix cache when it was last admitted."""
+    junction: int = 0
+    """Tokens it shares with others though not all groups had them when it was last looked up."""
     preemptions: int = 0
     ended: bool = False
     place: int = 0
     """Its number in order of admission while it runs, else 0."""
     known: int
-    """Prompt and output tokens, as of step `since` when it decodes."""
+    """Prompt and output tokens, as after step `since` when it decodes."""
     computed: int = 0
-    """Tokens whose K and V are in the cache, as of step `since` when it decodes."""
+    """Tokens whose K and V are in the cache, as after step `since` when it decodes."""
     since: int | None = None
-    """It decodes, one token a step, since this many steps; None: it waits or reads."""
+    """It decodes since this step, which ended its prompt; None: it waits or reads."""
+    chunk: int = 0
+    """Tokens it read in step `chunk_step`, the last in which it read."""
+    chunk_step: int = 0
 
     @property
     def tokens(self) -> int:
         """Prompt and output known so far."""
-        return self.known if self.since is None else self.known + self.clock.settled - self.since
+        return self.known if self.since is None else self.known + max(-1, self.clock.settled - self.since)
 
     @property
     def computed_tokens(self) -> int:
         """Tokens whose K and V are in the cache; 0 again after a preemption."""
         return self.computed if self.since is None else self.computed + self.clock.started - self.since
+
+    @property
+    def settled_tokens(self) -> int:
+        """Computed tokens of settled steps; a step under way still reads what these could see."""
+        if self.chunk_step > self.clock.settled:
+            return self.computed - self.chunk
+        return self.computed if self.since is None else self.computed + self.clock.settled - self.since
 
     @property
     def output_tokens(self) -> int:
@@ -90,16 +108,18 @@ class Request:
 
     def content(self, position: int, block_size: int) -> Hashable:
         """What names the tokens of its block at `position`, equal for requests that share them."""
-        end_tokens = (position + 1) * block_size
-        for name, tokens in self.prefix:
-            if end_tokens <= tokens:
-                return ("prefix", name, position)
+        shared = bisect_left(self.prefix, (position + 1) * block_size, key=itemgetter(1))
+        if shared < len(self.prefix):
+            return ("prefix", self.prefix[shared][0], position)
         return (self.arrival, position)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What the engine put into one forward pass; its tokens exist only after `Engine.settle`."""
+    """What the engine put into one forward pass; its tokens exist only after `Engine.settle`.
+
+    `batch` is empty, and the step takes no time, when all that runs waits for a step under way.
+    """
 
     batch: tuple[Request, ...]
     admitted: tuple[Request, ...]
@@ -109,6 +129,12 @@ class Step:
     """Running sequences that compute one token."""
     context_tokens: int
     """Cached tokens attention reads in this step, over the batch."""
+    attended_pairs: int = 0
+    """Prompt tokens of the step times the tokens each of them attends to, on average half its own chunk."""
+    first: tuple[Request, ...] = ()
+    """Those of `batch` whose first output token it yields."""
+    silent: frozenset[Request] = frozenset()
+    """Those of `batch` that gain no token: they have more to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import secrets
 import sys
 import time
@@ -19,20 +18,24 @@ from typing import Any, Final
 from aiohttp import web
 
 from estimator.spec import SpecError
-from estimator.twin.answers import Gathered, Streamed, stream
+from estimator.twin.answers import Entry, Gathered, Streamed, stream
 from estimator.twin.ask import Ask, Rules, parse_detokenize, parse_tokenize
+from estimator.twin.bodies import answer, read_json
+from estimator.twin.contents import prefix_of
 from estimator.twin.dialect import LMDEPLOY, VLLM, Dialect
-from estimator.twin.engine import Engine
 from estimator.twin.faults import HEADER, Fault, FaultPlan
 from estimator.twin.lmdeploy_ask import parse_encode
-from estimator.twin.options import ServerOptions
+from estimator.twin.lmdeploy_limits import limits_under_lmdeploy
+from estimator.twin.options import NO_REPLICA, ServerOptions
 from estimator.twin.profile import TwinProfile
+from estimator.twin.ranks import Gate, QueueLimits, Rank
 from estimator.twin.realtime import EngineLoop
-from estimator.twin.refusals import AskError, bad_json, no_body, wrong_type
+from estimator.twin.refusals import AskError
+from estimator.twin.scheduler import new_scheduler
 from estimator.twin.speech import Endings, Speech
-from estimator.twin.telemetry import Telemetry
+from estimator.twin.telemetry import Metrics, Telemetry
 from estimator.twin.tokens import text_of_ids
-from estimator.twin.wire import Envelope, compact_json
+from estimator.twin.wire import Envelope
 
 BODY_BYTES_MAX: Final = 16 * 2**20
 KEEP_ALIVE_S: Final = 5.0
@@ -49,21 +52,37 @@ class TwinServer:
     def __init__(self, profile: TwinProfile, options: ServerOptions | None = None) -> None:
         self.profile = profile
         self.options = options = options or ServerOptions()
+        if options.engine == "lmdeploy" and profile.enable_prefix_caching:
+            raise SpecError("prefix caching is modelled for vLLM alone; add --no-enable-prefix-caching")
         self.dialect = DIALECTS[options.engine]
-        self.engine = Engine(profile.limits)
-        self.telemetry = Telemetry(self.engine, profile, self.dialect.page)
-        self.loop = EngineLoop(self.engine, profile.step_cost, self.telemetry, time_scale=options.time_scale)
+        self.ranks = tuple(self._rank(number) for number in range(options.data_parallel_size))
+        self.metrics = Metrics([rank.telemetry for rank in self.ranks], self.dialect.page)
+        queue_limits = QueueLimits(
+            max_num_queued_reqs=options.max_num_queued_reqs,
+            max_num_queued_tokens=options.max_num_queued_tokens,
+        )
+        self.gate = Gate(self.ranks, queue_limits, self.metrics.rejections)
         self.rules = Rules(
             model=profile.served_model_name,
             max_model_len=profile.max_model_len,
             reasoning_parser=options.reasoning_parser,
             tool_call_parser=options.tool_call_parser,
             enable_auto_tool_choice=options.enable_auto_tool_choice,
+            enable_prompt_tokens_details=options.enable_prompt_tokens_details,
         )
         self._endings = Endings(options.mean_output_tokens, options.seed)
         self._plan = FaultPlan(faults=options.faults, test_mode=options.test_mode)
         self._dead = False
         self._started_s = time.time()
+
+    def _rank(self, number: int) -> Rank:
+        profile, limits = self.profile, self.profile.limits
+        engine = new_scheduler(
+            limits if self.options.engine == "vllm" else limits_under_lmdeploy(limits, self.options.backend)
+        )
+        telemetry = Telemetry(engine, profile, self.dialect.page, number)
+        loop = EngineLoop(engine, profile.step_cost, telemetry, time_scale=self.options.time_scale)
+        return Rank(engine=engine, telemetry=telemetry, loop=loop)
 
     def app(self) -> web.Application:
         """The application; its engine steps while it runs."""
@@ -89,7 +108,9 @@ class TwinServer:
         return app
 
     async def _stepping(self, _: web.Application) -> Any:
-        tasks = [asyncio.create_task(self.loop.run())]
+        tasks = [asyncio.create_task(rank.loop.run()) for rank in self.ranks]
+        if len(self.ranks) > 1:
+            tasks.append(asyncio.create_task(self.gate.watch()))
         if self.dialect.gauges_every_s is not None:
             tasks.append(asyncio.create_task(self._refreshing(self.dialect.gauges_every_s)))
         yield
@@ -100,7 +121,8 @@ class TwinServer:
     async def _refreshing(self, every_s: float) -> None:
         while True:
             await asyncio.sleep(every_s)
-            self.telemetry.snapshot = self.telemetry.state()
+            for rank in self.ranks:
+                rank.telemetry.snapshot = rank.telemetry.state()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -141,7 +163,7 @@ class TwinServer:
                 await asyncio.sleep(fault.number)
             elif fault.name == "renamed_metrics":
                 page_prefix = fault.text
-        page, content_type = self.telemetry.page()
+        page, content_type = self.metrics.page()
         if page_prefix:
             page = page.replace(f"{self.options.engine}:".encode(), f"{page_prefix}:".encode())
         return web.Response(body=page, headers={"Content-Type": content_type})
@@ -178,8 +200,12 @@ class TwinServer:
             raise AskError(
                 "EngineCore encountered an issue.", param=None, status=500, kind="InternalServerError"
             )
-        ask = self.dialect.parse(await read_json(request), chat, self.rules)
-        speeches = [self._speech(ask, prompt_tokens, faults) for prompt_tokens in ask.prompts_tokens]
+        body = await read_json(request)
+        await asyncio.sleep(self.profile.front_end.request_s * self.options.time_scale)
+        ask = self.dialect.parse(body, chat, self.rules, self.gate.check_admission)
+        rank = _rank_asked_for(request)
+        self.gate.check_rank(rank)
+        speeches = self._named([self._speech(ask, tokens, faults) for tokens in ask.prompts_tokens], ask)
         envelope = Envelope(
             answer_id=self.dialect.answer_id(chat), model=self.rules.model, created_s=int(time.time())
         )
@@ -188,13 +214,24 @@ class TwinServer:
             wire = self.dialect.wire(ask, speeches, envelope)
             under_way = Streamed(wire, interval=self.options.stream_interval)
         try:
-            under_way.submit(self.loop, secrets.token_hex(8), speeches, ask.max_tokens)
+            entry = Entry(answer_id=secrets.token_hex(8), max_tokens=ask.max_tokens, rank=rank)
+            under_way.submit(self.gate, speeches, entry)
             if isinstance(under_way, Streamed):
                 return await stream(request, under_way, faults)
             await under_way.done.wait()
         finally:
-            under_way.withdraw(self.loop)
-        return answer(self.dialect.whole(ask, speeches, envelope))
+            under_way.withdraw(self.gate)
+        return answer(self.dialect.whole(ask, speeches, envelope, under_way.cached_tokens))
+
+    def _named(self, speeches: list[Speech], ask: Ask) -> list[Speech]:
+        """With names for the blocks of prompt and answer, where the engine looks for known ones."""
+        limits = self.profile.limits
+        if not (limits.enable_prefix_caching and ask.prompts_ids):
+            return speeches
+        return [
+            replace(said, prefix=prefix_of([*ids, *said.output_ids()], limits.block_size, ask.cache_salt))
+            for said, ids in zip(speeches, ask.prompts_ids, strict=True)
+        ]
 
     def _speech(self, ask: Ask, prompt_tokens: int, faults: Sequence[Fault]) -> Speech:
         for fault in faults:
@@ -210,14 +247,28 @@ class TwinServer:
 
     def _strike(self, fault: Fault) -> None:
         """What a fault does to the whole server."""
-        if fault.name == "engine_hung":
-            self.loop.hung = True
-        elif fault.name == "engine_dead":
-            self._dead = self.loop.hung = True
-        elif fault.name == "slow_down":
-            self.loop.time_scale = self.options.time_scale * max(fault.number, 1e-6)
+        loops = [rank.loop for rank in self.ranks]
+        if fault.name == "slow_replica":
+            if len(loops) == 1:
+                raise SpecError(NO_REPLICA)
+            loops = loops[-1:]
+        for loop in loops:
+            if fault.name in ("engine_hung", "engine_dead"):
+                loop.hung = True
+            elif fault.name in ("slow_down", "slow_replica"):
+                loop.time_scale = self.options.time_scale * max(fault.number, 1e-6)
+        if fault.name == "engine_dead":
+            self._dead = True
         elif fault.name == "counters_reset":
-            self.telemetry.reset()
+            self.metrics.reset()
+
+
+def _rank_asked_for(request: web.Request) -> int | None:
+    """What is no number is ignored, as in vLLM."""
+    try:
+        return int(request.headers["X-data-parallel-rank"])
+    except (KeyError, ValueError):
+        return None
 
 
 async def _refuse_by(fault: Fault, request: web.Request) -> None:
@@ -230,29 +281,6 @@ async def _refuse_by(fault: Fault, request: web.Request) -> None:
         raise web.HTTPTemporaryRedirect(fault.text.rstrip("/") + request.path_qs)
     if fault.name == "half_open":
         await asyncio.Event().wait()
-
-
-def answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=compact_json(body), status=status, headers=headers, content_type="application/json"
-    )
-
-
-async def read_json(request: web.Request) -> Any:
-    """The body. Raises AskError or HTTPBadRequest in vLLM's words when it is not JSON."""
-    if request.content_type != "application/json":
-        raise wrong_type()
-    try:
-        raw = await request.read()
-        return json.loads(raw) if raw else _refuse_empty()
-    except json.JSONDecodeError as error:
-        raise bad_json(error.pos, error.msg) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise web.HTTPBadRequest(reason="There was an error parsing the body") from error
-
-
-def _refuse_empty() -> None:
-    raise no_body()
 
 
 def runner_of(server: TwinServer) -> web.AppRunner:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from estimator.twin.ask import Ask
-from estimator.twin.tokens import text_of
+from estimator.twin.request import Prefix
+from estimator.twin.tokens import MESSAGE_END, output_ids, text_of
 
 REASONING_TOKENS: Final = 64
 """How long it thinks, where it does; the rest of the answer is content."""
@@ -30,6 +31,8 @@ class Speech:
     tool: str | None = None
     eos: bool = False
     """The last token is the end mark: it counts and says nothing."""
+    prefix: Prefix = ()
+    """What names the blocks of its prompt and answer, where the server caches prefixes."""
 
     def pieces(self, first: int, count: int) -> Iterator[tuple[Part, str]]:
         """The text of output tokens `first` .. `first + count - 1`, cut where thinking ends."""
@@ -43,6 +46,17 @@ class Speech:
         start = max(first, self.reasoning_tokens)
         if start < end or first >= thought:
             yield "content", text_of(start, max(0, end - start))
+
+    @property
+    def cacheable_tokens(self) -> int:
+        """Tokens of the prompt that fill blocks others may find."""
+        return max([tokens for _, tokens in self.prefix if tokens <= self.prompt_tokens], default=0)
+
+    def output_ids(self) -> list[int]:
+        """As the next turn's prompt has them; none of a tool call, which comes back in other words."""
+        if self.tool is not None:
+            return []
+        return output_ids(self.output_tokens - self.eos) + [MESSAGE_END] * self.eos
 
     def part(self, part: Part) -> str:
         """All of one part."""

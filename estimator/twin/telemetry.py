@@ -1,28 +1,32 @@
 """What the twin counts about itself, and the /metrics page made of it in the words of one engine.
 
 Gauges and counters are read from the engine when the page is asked for; only histograms are fed as steps
-go by. Which families a page has is a table: vllm_page.py, lmdeploy_page.py.
+go by. Which families a page has is a table: vllm_page.py, lmdeploy_page.py. They are written out here and
+not by prometheus_client, which takes five times as long: a scrape must not hold up the streams.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from estimator.twin.engine import Engine
 from estimator.twin.profile import TwinProfile
+from estimator.twin.scheduler import Scheduler
 
+COUNTERS: Final = (
+    *("preemptions", "prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits"),
+)
+"""Of `Engine.stats`."""
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-ENGINE: Final = "0"
 LATENESS_S: Final = (
     0.0005,
     0.001,
@@ -60,6 +64,8 @@ class RequestCounts:
     max_tokens: int
     preemptions: int
     finish_reason: str
+    cached_tokens: int = 0
+    """Of the prompt, found in the prefix cache."""
 
 
 class Tally:
@@ -99,32 +105,27 @@ class Family:
 
 
 class Telemetry:
-    """The facts of one simulated server. `page` writes them down."""
+    """The facts of one simulated engine, the one of this data-parallel rank."""
 
-    def __init__(self, engine: Engine, profile: TwinProfile, page: Page) -> None:
+    def __init__(self, engine: Scheduler, profile: TwinProfile, page: Page, rank: int = 0) -> None:
         self.engine = engine
         self.profile = profile
-        self.labels = {"model_name": profile.served_model_name, "engine": ENGINE}
-        self._page = page
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        self._registry.register(_Families(self))
+        self.labels = {"model_name": profile.served_model_name, "engine": str(rank)}
+        self.page = page
         self.reset()
         self.snapshot = self.state()
 
     def reset(self) -> None:
         """Every counter and histogram from 0 again, as after a restart; the engine goes on."""
-        stats = self.engine.stats
-        self._base: dict[str, int] = {
-            name: getattr(stats, name) for name in ("preemptions", "prompt_tokens", "generation_tokens")
-        }
-        self.tallies = {name: Tally(bounds) for name, bounds in self._page.buckets(self.profile).items()}
+        self._base: dict[str, int] = {name: getattr(self.engine.stats, name) for name in COUNTERS}
+        self.cached_tokens = 0
+        """Tokens of the prompts counted so far that were found in the prefix cache."""
+        self.tallies = {name: Tally(bounds) for name, bounds in self.page.buckets(self.profile).items()}
         self.lateness = Tally(LATENESS_S)
         self.finished_by_reason: Counter[str] = Counter()
 
     def since_reset(self, name: str) -> int:
-        """A cumulative counter of the engine: "preemptions", "prompt_tokens" or "generation_tokens"."""
+        """A cumulative counter of the engine, one of COUNTERS."""
         return int(getattr(self.engine.stats, name)) - self._base[name]
 
     def state(self) -> Mapping[str, float]:
@@ -164,21 +165,12 @@ class Telemetry:
             "output": counts.output_tokens,
             "max_tokens": counts.max_tokens,
             "preemptions": counts.preemptions,
-            "cached": 0,
+            "cached": counts.cached_tokens,
+            "computed": counts.prompt_tokens - counts.cached_tokens,
         }
         for name, value in seen.items():
             self.observe(name, value)
         self.finished_by_reason[counts.finish_reason] += 1
-
-    def page(self) -> tuple[bytes, str]:
-        """The page and its content type: Prometheus text 0.0.4."""
-        return generate_latest(self._registry), CONTENT_TYPE
-
-    def families(self) -> Iterator[Metric]:
-        """Those of the engine's page, then the twin's own."""
-        for family in (*self._page.families, OWN_LATENESS):
-            yield _metric(family, family.read(self), self.labels)
-        yield from self._page.others(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,8 +180,41 @@ class Page:
     families: tuple[Family, ...]
     buckets: Callable[[TwinProfile], Mapping[str, Sequence[float]]]
     """Bounds of the histograms it keeps, by the names `Telemetry.observe` knows."""
-    others: Callable[[Telemetry], Iterator[Metric]]
+    others: Callable[[Metrics], Iterator[Metric]]
     """Families of another form, such as an info metric."""
+
+
+class Metrics:
+    """A server's /metrics: the facts of each of its engines, of its front end and of its process."""
+
+    def __init__(self, telemetries: Sequence[Telemetry], page: Page) -> None:
+        self.telemetries = tuple(telemetries)
+        self.rejections: Counter[str] = Counter()
+        """Requests the front end did not let in, by the limit they met."""
+        self._page = page
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._registry.register(_Others(self))
+
+    @property
+    def profile(self) -> TwinProfile:
+        return self.telemetries[0].profile
+
+    def reset(self) -> None:
+        """Every counter and histogram from 0 again, as after a restart."""
+        self.rejections.clear()
+        for telemetry in self.telemetries:
+            telemetry.reset()
+
+    def page(self) -> tuple[bytes, str]:
+        """The page and its content type: Prometheus text 0.0.4."""
+        families = (*self._page.families, OWN_LATENESS)
+        lines = [line for family in families for line in _lines(family, self.telemetries)]
+        return generate_latest(self._registry) + "".join(lines).encode(), CONTENT_TYPE
+
+    def others(self) -> Iterator[Metric]:
+        return self._page.others(self)
 
 
 OWN_LATENESS: Final = Family(
@@ -200,29 +225,44 @@ OWN_LATENESS: Final = Family(
 )
 
 
-class _Families(Collector):
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
+class _Others(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        return self._telemetry.families()
+        return self._metrics.others()
 
 
-def _metric(family: Family, values: Values | Tally, labels: Mapping[str, str]) -> Metric:
-    names, held = [*labels, *([family.by] if family.by else [])], list(labels.values())
-    if isinstance(values, Tally):
-        histogram = HistogramMetricFamily(family.name, family.text, labels=names)
-        histogram.add_metric(held, values.cumulative, values.total)
-        return histogram
-    made = (CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily)(
-        family.name, family.text, labels=names
-    )
-    for reason, value in values.items() if isinstance(values, Mapping) else [("", values)]:
-        made.add_metric([*held, reason] if family.by else held, value)
-    return made
+def _lines(family: Family, telemetries: Iterable[Telemetry]) -> Iterator[str]:
+    """One family of all engines, as prometheus_client writes it: labels in the order of their names."""
+    name = f"{family.name}_total" if family.kind == "counter" else family.name
+    yield f"# HELP {name} {family.text}\n# TYPE {name} {family.kind}\n"
+    for telemetry in telemetries:
+        values, labels = family.read(telemetry), telemetry.labels
+        if isinstance(values, Tally):
+            ranges = values.cumulative
+            before, after = _labels(labels, "le", "|").split('"|"')
+            for bound, count in ranges:
+                yield f'{name}_bucket{before}"{bound}"{after} {count}\n'
+            yield f"{name}_count{_labels(labels)} {ranges[-1][1]}\n"
+            yield f"{name}_sum{_labels(labels)} {values.total}\n"
+        elif isinstance(values, Mapping):
+            for value, number in values.items():
+                yield f"{name}{_labels(labels, family.by, value)} {float(number)}\n"
+        else:
+            yield f"{name}{_labels(labels)} {float(values)}\n"
+
+
+def _labels(labels: Mapping[str, str], by: str = "", value: str = "") -> str:
+    named = sorted({**labels, by: value}.items()) if by else sorted(labels.items())
+    return "{" + ",".join([f'{name}="{_escaped(text)}"' for name, text in named]) + "}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def one_two_five(largest: int) -> tuple[float, ...]:

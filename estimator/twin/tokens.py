@@ -7,9 +7,8 @@ from typing import Final
 from zlib import crc32
 
 VOCABULARY: Final = 32_000
-TOKENS_PER_MESSAGE: Final = 4
-TOKENS_PER_CHAT: Final = 3
-"""What a chat template adds: around each message, and the generation prompt."""
+MESSAGE_START, MESSAGE_END, NEW_LINE = range(VOCABULARY, VOCABULARY + 3)
+"""What a chat template adds, as ChatML does. An answer that stops by itself ends with MESSAGE_END."""
 WORDS: Final = ("the", "tank", "is", "filled", "to", "its", "mark", "and", "no", "further")
 
 
@@ -18,12 +17,24 @@ def ids_of(text: str) -> list[int]:
     return [crc32(word.encode()) % VOCABULARY for word in text.split()]
 
 
-def ids_of_chat(contents: Iterable[str]) -> list[int]:
-    """Ids of a conversation, the template's own tokens included."""
-    ids = [0] * TOKENS_PER_CHAT
-    for content in contents:
-        ids += [0] * TOKENS_PER_MESSAGE + ids_of(content)
-    return ids
+def ids_of_chat(messages: Iterable[tuple[str, str]]) -> list[int]:
+    """Ids of a conversation of (role, content), up to where the answer begins.
+
+    The next turn begins with this turn's ids and those of its answer, as with most chat templates: four
+    tokens around each message, three before the answer.
+    """
+    ids: list[int] = []
+    for role, content in messages:
+        ids += [*_opening(role), *ids_of(content), MESSAGE_END]
+    return ids + _opening("assistant")
+
+
+WORD_IDS: Final = tuple(ids_of(" ".join(WORDS)))
+
+
+def output_ids(count: int) -> list[int]:
+    """Ids of the first output tokens: those that their text has in a prompt."""
+    return [WORD_IDS[position % len(WORDS)] for position in range(count)]
 
 
 def text_of(first: int, count: int) -> str:
@@ -34,3 +45,7 @@ def text_of(first: int, count: int) -> str:
 def text_of_ids(ids: Iterable[int]) -> str:
     """As many words as ids; a hash cannot be turned back, so not the words they came from."""
     return "".join(" " + WORDS[one % len(WORDS)] for one in ids)
+
+
+def _opening(role: str) -> list[int]:
+    return [MESSAGE_START, *ids_of(role or "user"), NEW_LINE]

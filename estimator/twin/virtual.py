@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from estimator.spec import Workload
 from estimator.twin.arrivals import Arrival
-from estimator.twin.cost import StepCost, step_seconds
-from estimator.twin.engine import Engine, EngineLimits, Request, Step
+from estimator.twin.cost import ServerCost, StepCost
+from estimator.twin.engine import Request, Step
+from estimator.twin.front_end import FrontEnd
+from estimator.twin.pace import step_duration_s
 from estimator.twin.request import Prefix
+from estimator.twin.scheduler import SchedulerLimits, new_scheduler
 
 __all__ = ["Arrival", "ClosedLoop", "History", "RequestOutcome", "StepSample", "closed_loop", "open_loop"]
 
@@ -40,7 +44,7 @@ class ClosedLoop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOutcome:
-    """One finished request; times are seconds on the virtual clock."""
+    """One finished request as its client saw it; times are seconds on the virtual clock."""
 
     request_id: str
     arrival_s: float
@@ -54,6 +58,11 @@ class RequestOutcome:
     def ttft_s(self) -> float:
         return self.first_token_s - self.arrival_s
 
+    @property
+    def tpot_s(self) -> float:
+        """Mean time between two of its tokens; 0 for an answer of one token."""
+        return (self.finish_s - self.first_token_s) / max(1, self.output_tokens - 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSample:
@@ -65,6 +74,8 @@ class StepSample:
     waiting: int
     kv_usage: float
     preempted: int
+    tokens: int
+    """Computed in it: of prompts, and one for each that decodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +104,7 @@ class History:
         return sum(quantity(sample) * sample.duration_s for sample in self.steps) / total_s
 
 
-def closed_loop(limits: EngineLimits, cost: StepCost, loop: ClosedLoop) -> History:
+def closed_loop(limits: SchedulerLimits, cost: StepCost | ServerCost, loop: ClosedLoop) -> History:
     """Raises SpecError when a drawn request could never fit."""
     rng = random.Random(loop.seed)  # noqa: S311  (a simulation, not a secret)
 
@@ -111,38 +122,53 @@ def closed_loop(limits: EngineLimits, cost: StepCost, loop: ClosedLoop) -> Histo
     return _VirtualRun(limits, cost).run(first, lambda now_s: ask(now_s + loop.think_s))
 
 
-def open_loop(limits: EngineLimits, cost: StepCost, arrivals: Iterable[Arrival]) -> History:
+def open_loop(limits: SchedulerLimits, cost: StepCost | ServerCost, arrivals: Iterable[Arrival]) -> History:
     """Every arrival at its time, whatever the server does; ends when the last has finished."""
     return _VirtualRun(limits, cost).run(arrivals, lambda _: ())
 
 
 class _VirtualRun:
-    """One engine, one clock that jumps, and the rows they leave."""
+    """One engine behind one front end, one clock that jumps, and the rows they leave."""
 
-    def __init__(self, limits: EngineLimits, cost: StepCost) -> None:
-        self.engine = Engine(limits)
-        self.cost = cost
+    def __init__(self, limits: SchedulerLimits, cost: StepCost | ServerCost) -> None:
+        server = cost if isinstance(cost, ServerCost) else ServerCost(step=cost)
+        self.engine = new_scheduler(limits)
+        self.cost = server.step
+        self.front_end = FrontEnd(server.front_end)
         self.now_s = 0.0
         self.requests: list[RequestOutcome] = []
         self.steps: list[StepSample] = []
-        self._came_s: dict[str, float] = {}
+        self._sent_s: dict[str, float] = {}
         self._first_s: dict[str, float] = {}
+        self._under_way: deque[Step] = deque()
+        """Steps made up and not settled, the one that computes first."""
+
+    @property
+    def _is_busy(self) -> bool:
+        return self.engine.has_work or bool(self._under_way)
 
     def run(self, arrivals: Iterable[Arrival], after: Callable[[float], Iterable[Arrival]]) -> History:
         """`after(finish_s)` names the arrivals a finished request brings about."""
         # The running number keeps arrivals of the same instant in the order they were made.
-        queue = [(arrival.at_s, number, arrival) for number, arrival in enumerate(arrivals)]
-        heapq.heapify(queue)
-        made = len(queue)
-        while queue or self.engine.has_work:
-            if not self.engine.has_work:
-                self.now_s = max(self.now_s, queue[0][0])
+        sent = [(arrival.at_s, number, arrival) for number, arrival in enumerate(arrivals)]
+        heapq.heapify(sent)
+        queue: list[tuple[float, int, Arrival]] = []
+        """What the front end has taken in, by when the engine gets it."""
+        made = len(sent)
+        while sent or queue or self._is_busy:
+            if not self._is_busy:
+                self.now_s = max(self.now_s, min([heap[0][0] for heap in (sent, queue) if heap]))
+            while sent and sent[0][0] <= self.now_s:
+                at_s, number, arrival = heapq.heappop(sent)
+                heapq.heappush(queue, (self.front_end.takes_in(at_s), number, arrival))
             while queue and queue[0][0] <= self.now_s:
                 _, number, arrival = heapq.heappop(queue)
                 self._add(f"request-{number}", arrival)
-            for _ in self._one_step():
-                for arrival in after(self.now_s):
-                    heapq.heappush(queue, (arrival.at_s, made, arrival))
+            if not self._is_busy:
+                continue
+            for finish_s in self._one_step():
+                for arrival in after(finish_s):
+                    heapq.heappush(sent, (arrival.at_s, made, arrival))
                     made += 1
         return History(requests=tuple(self.requests), steps=tuple(self.steps))
 
@@ -154,20 +180,27 @@ class _VirtualRun:
             priority=arrival.priority,
             prefix=arrival.prefix,
         )
-        self._came_s[request_id] = arrival.at_s
+        self._sent_s[request_id] = arrival.at_s
 
-    def _one_step(self) -> tuple[Request, ...]:
-        """Runs a step to its end and returns the requests that finished with it."""
-        step = self.engine.step()
-        duration_s = step_seconds(self.cost, step.prefill_tokens, step.decoding, step.context_tokens)
+    def _one_step(self) -> list[float]:
+        """Runs a step to its end; when the requests that finished with it were over for their clients.
+
+        With two steps in flight the next one is made up while this one computes.
+        """
+        while self.engine.has_work and len(self._under_way) < self.engine.limits.steps_in_flight:
+            self._under_way.append(self.engine.step())
+        step = self._under_way.popleft()
+        duration_s = step_duration_s(self.cost, step)
         self.steps.append(self._sample(step, duration_s))
         self.now_s += duration_s
         outcome = self.engine.settle(step)
-        for request in outcome.first:
-            self._first_s[request.request_id] = self.now_s
-        for request in outcome.finished:
-            self.requests.append(self._record(request))
-        return outcome.finished
+        told = self.front_end.writes(self.now_s, outcome.emitted, (*outcome.first, *outcome.finished))
+        first_s, finish_s = told[: len(outcome.first)], told[len(outcome.first) :]
+        for request, at_s in zip(outcome.first, first_s, strict=True):
+            self._first_s[request.request_id] = at_s
+        for request, at_s in zip(outcome.finished, finish_s, strict=True):
+            self.requests.append(self._record(request, at_s))
+        return finish_s
 
     def _sample(self, step: Step, duration_s: float) -> StepSample:
         return StepSample(
@@ -177,14 +210,15 @@ class _VirtualRun:
             waiting=len(self.engine.waiting),
             kv_usage=self.engine.pool.usage,
             preempted=len(step.preempted),
+            tokens=step.prefill_tokens + step.decoding,
         )
 
-    def _record(self, request: Request) -> RequestOutcome:
+    def _record(self, request: Request, finish_s: float) -> RequestOutcome:
         return RequestOutcome(
             request_id=request.request_id,
-            arrival_s=self._came_s.pop(request.request_id),
+            arrival_s=self._sent_s.pop(request.request_id),
             first_token_s=self._first_s.pop(request.request_id),
-            finish_s=self.now_s,
+            finish_s=finish_s,
             prompt_tokens=request.prompt_tokens,
             output_tokens=request.output_tokens,
             preemptions=request.preemptions,

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from estimator.capacity import vllm_headline
 from estimator.twin.profile import TwinProfile
-from estimator.twin.telemetry import ENGINE, Family, Page, Tally, Telemetry, one_two_five
+from estimator.twin.telemetry import Family, Metrics, Page, Tally, Telemetry, one_two_five
 
 LATENCY_S: Final = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
@@ -29,6 +29,8 @@ ITL_S: Final = (
 ITERATION: Final = (1.0, *(float(2**power) for power in range(3, 15)))
 PREEMPTIONS: Final = (1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0)
 FINISH_REASONS: Final = ("stop", "length", "abort", "error", "repetition")
+REJECTIONS: Final = ("max_num_queued_reqs", "max_num_queued_tokens")
+"""v1/metrics/loggers.py ADMISSION_REASONS."""
 PHASES: Final = {"queue": "WAITING", "inference": "RUNNING", "prefill": "PREFILL", "decode": "DECODE"}
 WAITING_BY_REASON: Final = (
     "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for scheduling capacity; "
@@ -46,7 +48,7 @@ def buckets(profile: TwinProfile) -> Mapping[str, Sequence[float]]:
         "request_tpot": ITL_S,
         "e2e": LATENCY_S,
         **dict.fromkeys(PHASES, LATENCY_S),
-        **dict.fromkeys(("prompt", "output", "max_tokens"), tokens),
+        **dict.fromkeys(("prompt", "output", "max_tokens", "computed"), tokens),
         "preemptions": PREEMPTIONS,
     }
 
@@ -65,6 +67,12 @@ def _waiting(telemetry: Telemetry) -> Mapping[str, float]:
 def _finished(telemetry: Telemetry) -> Mapping[str, float]:
     # vLLM 0.32 leaves a client's disconnect out of "abort" (seen on a running server), so this does too.
     return {reason: telemetry.finished_by_reason[reason] for reason in FINISH_REASONS}
+
+
+def _by_source(telemetry: Telemetry) -> Mapping[str, float]:
+    cached = telemetry.cached_tokens
+    computed = telemetry.since_reset("prompt_tokens") - cached
+    return {"local_compute": computed, "local_cache_hit": cached, "external_kv_transfer": 0}
 
 
 FAMILIES: Final = (
@@ -97,13 +105,13 @@ FAMILIES: Final = (
         kind="counter",
         name="vllm:prefix_cache_queries",
         text="Prefix cache queries, in terms of number of queried tokens.",
-        read=lambda _: 0.0,  # as in a vLLM started with --no-enable-prefix-caching
+        read=lambda telemetry: telemetry.since_reset("prefix_cache_queries"),
     ),
     Family(
         kind="counter",
         name="vllm:prefix_cache_hits",
         text="Prefix cache hits, in terms of number of cached tokens.",
-        read=lambda _: 0.0,
+        read=lambda telemetry: telemetry.since_reset("prefix_cache_hits"),
     ),
     Family(
         kind="counter",
@@ -116,6 +124,19 @@ FAMILIES: Final = (
         name="vllm:prompt_tokens",
         text="Number of prefill tokens processed.",
         read=lambda telemetry: telemetry.since_reset("prompt_tokens"),
+    ),
+    Family(
+        kind="counter",
+        name="vllm:prompt_tokens_by_source",
+        text="Number of prompt tokens by source.",
+        read=_by_source,
+        by="source",
+    ),
+    Family(
+        kind="counter",
+        name="vllm:prompt_tokens_cached",
+        text="Number of cached prompt tokens (local + external).",
+        read=lambda telemetry: telemetry.cached_tokens,
     ),
     Family(
         kind="counter",
@@ -147,6 +168,11 @@ FAMILIES: Final = (
     ),
     _histogram("request_prompt_tokens", "Number of prefill tokens processed.", "prompt"),
     _histogram("request_generation_tokens", "Number of generation tokens processed.", "output"),
+    _histogram(
+        "request_prefill_kv_computed_tokens",
+        "Histogram of new KV tokens computed during prefill (excluding cached tokens).",
+        "computed",
+    ),
     _histogram("request_params_max_tokens", "Histogram of the max_tokens request parameter.", "max_tokens"),
     _histogram(
         "request_num_preemptions",
@@ -156,15 +182,15 @@ FAMILIES: Final = (
 )
 
 
-def cache_config_labels(profile: TwinProfile) -> dict[str, str]:
+def cache_config_labels(profile: TwinProfile, engine: str) -> dict[str, str]:
     """The labels of vllm:cache_config_info that describe this cache; values are text, as in vLLM."""
     headline = vllm_headline(profile.pool, profile.max_model_len)
     return {
         "block_size": str(profile.block_size),
         "cache_dtype": "auto",
         "effective_attention_block_size": str(profile.block_size),
-        "enable_prefix_caching": "False",
-        "engine": ENGINE,
+        "enable_prefix_caching": str(profile.enable_prefix_caching),
+        "engine": engine,
         "gpu_memory_utilization": str(profile.gpu_memory_utilization),
         "kv_cache_max_concurrency": str(headline.max_concurrency),
         "kv_cache_size_tokens": str(headline.cache_tokens),
@@ -173,13 +199,23 @@ def cache_config_labels(profile: TwinProfile) -> dict[str, str]:
     }
 
 
-def _cache_config(telemetry: Telemetry) -> Iterator[Metric]:
-    labels = cache_config_labels(telemetry.profile)
-    config = GaugeMetricFamily(
-        "vllm:cache_config_info", "Information of the LLMEngine CacheConfig", labels=list(labels)
+def _others(metrics: Metrics) -> Iterator[Metric]:
+    """The facts of the front end, which is one for all engines, and the caches' configuration."""
+    rejected = CounterMetricFamily(
+        "vllm:admission_rejections",
+        "Number of admission attempts rejected by a queue limit, by reason.",
+        labels=["model_name", "reason"],
     )
-    config.add_metric(list(labels.values()), 1.0)
+    for reason in REJECTIONS:
+        rejected.add_metric([metrics.profile.served_model_name, reason], metrics.rejections[reason])
+    yield rejected
+    configs = [cache_config_labels(one.profile, one.labels["engine"]) for one in metrics.telemetries]
+    config = GaugeMetricFamily(
+        "vllm:cache_config_info", "Information of the LLMEngine CacheConfig", labels=list(configs[0])
+    )
+    for labels in configs:
+        config.add_metric(list(labels.values()), 1.0)
     yield config
 
 
-PAGE: Final = Page(families=FAMILIES, buckets=buckets, others=_cache_config)
+PAGE: Final = Page(families=FAMILIES, buckets=buckets, others=_others)

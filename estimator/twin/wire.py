@@ -87,11 +87,14 @@ class StreamWire:
             chunks.append(before + after + usage + self._ending(True))
         return b"".join(chunks)
 
-    def end(self, output_tokens: Sequence[int]) -> bytes:
+    def end(self, output_tokens: Sequence[int], cached_tokens: Sequence[int]) -> bytes:
         """The usage chunk where asked for, and the end mark."""
         if not self._ask.include_usage:
             return DONE
-        usage = {**usage_of(self._ask, output_tokens), **self._details()}
+        usage = usage_of(self._ask, output_tokens)
+        if self._ask.prompt_tokens_details:
+            usage["prompt_tokens_details"] = _found(self._ask, self._speeches[0], cached_tokens[0])
+        usage |= self._details()
         return _event({**self._base, "choices": [], "usage": usage, "system_fingerprint": FINGERPRINT}) + DONE
 
     def _ending(self, last: bool) -> bytes:
@@ -150,14 +153,20 @@ _DELTAS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def whole_answer(ask: Ask, speeches: Sequence[Speech], envelope: Envelope) -> dict[str, Any]:
-    """The body of an answer that is not streamed."""
+def whole_answer(
+    ask: Ask, speeches: Sequence[Speech], envelope: Envelope, cached_tokens: Sequence[int]
+) -> dict[str, Any]:
+    """The body of an answer that is not streamed; cached_tokens: found of each prompt in the cache."""
     ends = {"service_tier": None, "system_fingerprint": FINGERPRINT}
     usage: dict[str, Any] = {
         **usage_of(ask, [speech.output_tokens for speech in speeches]),
         "prompt_tokens_details": None,
         "completion_tokens_details": None,
     }
+    if ask.prompt_tokens_details:
+        nothing = dict.fromkeys(("cached_tokens", "created_cache_tokens", "multimodal_tokens"))
+        # of several prompts vLLM tells the last one's, and in a stream the first one's
+        usage["prompt_tokens_details"] = nothing | _found(ask, speeches[-1], cached_tokens[-1])
     if ask.reasoning is not None:
         thought = sum(speech.reasoning_tokens for speech in speeches)
         usage["completion_tokens_details"] = {"reasoning_tokens": thought}
@@ -176,6 +185,13 @@ def usage_of(ask: Ask, output_tokens: Sequence[int]) -> dict[str, Any]:
 
 def _usage(prompt: int, output: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "total_tokens": prompt + output, "completion_tokens": output}
+
+
+def _found(ask: Ask, speech: Speech, cached_tokens: int) -> dict[str, Any]:
+    found = {"cached_tokens": cached_tokens}
+    if ask.chat:
+        found["created_cache_tokens"] = max(0, speech.cacheable_tokens - cached_tokens)
+    return found
 
 
 def _ended(speech: Speech) -> dict[str, Any]:

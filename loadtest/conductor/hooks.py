@@ -27,7 +27,8 @@ from loadtest.conductor.load_run import LoadRun, asked_stage
 from loadtest.conductor.plan import Target
 from loadtest.conductor.prepare import PreparedRun, RunRequest, open_prepared, prepare_run
 from loadtest.conductor.ramp import ScenarioRamp
-from loadtest.conductor.station import Station, chat_words
+from loadtest.conductor.station import Station
+from loadtest.conductor.tokenizer import chat_words
 from loadtest.origin import parse_origin
 from loadtest.scenario import read_scenario
 

@@ -70,7 +70,7 @@ def prepare_run(request: RunRequest) -> PreparedRun:
     """Raises PreflightError; leaves no folder behind then."""
     try:
         facts = read_server(request.origin, read_api_key())
-        served = _served_model(request, facts)
+        served = served_model(request.origin, request.engine, request.model, facts)
         prediction = _prediction(request, facts, served)
         stages = () if request.users_max is not None else plan_stages(request.scenario, prediction)
         _reserve_file_descriptors(request.users_max or max(stage.users for stage in stages))
@@ -94,20 +94,21 @@ def open_prepared(root: Path) -> PreparedRun:
         raise PreflightError(str(error), exit_code=error.exit_code) from error
 
 
-def _served_model(request: RunRequest, facts: ServerFacts) -> ServedModel:
+def served_model(origin: Origin, engine: EngineName, model: str | None, facts: ServerFacts) -> ServedModel:
+    """The model asked for, or the only one there is. Raises PreflightError when there is no such."""
     found = facts.reading.engine if facts.reading else None
-    if found is not None and found != request.engine:
-        raise PreflightError(f"{request.origin} is a {found} server: use --engine {found}")
-    names = ", ".join(model.name for model in facts.models)
-    if request.model is None:
+    if found is not None and found != engine:
+        raise PreflightError(f"{origin} is a {found} server: use --engine {found}")
+    names = ", ".join(served.name for served in facts.models)
+    if model is None:
         if len(facts.models) != 1:
-            raise PreflightError(f"{request.origin} serves {names or 'no model'}: name one with --model")
+            raise PreflightError(f"{origin} serves {names or 'no model'}: name one with --model")
         return facts.models[0]
-    for model in facts.models:
-        if model.name == request.model:
-            return model
+    for served in facts.models:
+        if served.name == model:
+            return served
     raise PreflightError(
-        f"{request.origin} does not serve {request.model!r}; it serves {names or 'no model'}: correct --model"
+        f"{origin} does not serve {model!r}; it serves {names or 'no model'}: correct --model"
     )
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import gevent
 from locust.runners import Runner
 
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.pulse import PROBE_S, Pulse
-from loadtest.conductor.server_facts import Answer, ServerError, ask
-from loadtest.origin import ApiKey, Origin, parse_origin, read_api_key
+from loadtest.origin import parse_origin, read_api_key
 from loadtest.row_file import RowFileError
-from loadtest.scenario import ScenarioError
 from loadtest.workers.desk import Desk, reception
-from loadtest.workers.prompts import ChatWords, Messages, calibrate, check_room
+from loadtest.workers.prompts import ChatWords
+from loadtest.workers.watchdog import Watchdog
 
 SAMPLE_S = 1.0
 
@@ -46,6 +43,7 @@ class Station:
             give_up=give_up,
         )
         self._pulse = Pulse(worker)
+        self._watchdog = Watchdog(run.scenario.timeouts, self._desk.clock())
         self._greenlets = [gevent.spawn(self._probe), gevent.spawn(self._beat)]
         reception.open(self._desk)
 
@@ -72,55 +70,13 @@ class Station:
         while True:
             gevent.sleep(SAMPLE_S)
             users = self._runner.user_count
+            silence = self._watchdog.look(self._desk.clock(), self._desk.in_flight, self._desk.last_token_ns)
+            if silence is not None:
+                self._desk.give_up(silence)
+                return
             try:
                 self._samples.append(self._pulse.sample(users=users, in_flight=self._desk.in_flight))
                 pool.apply(self._desk.rows.sync)
             except (RowFileError, OSError) as error:
                 self._desk.give_up(str(error))
                 return
-
-
-def chat_words(run: PreparedRun) -> ChatWords | None:
-    """Words of one token each on this server; None for token prompts. Raises PlainError if there are too few.
-
-    Asks the server some 200 times, so the process that decides the load does it once for all.
-    """
-    if run.scenario.endpoint != "chat":
-        if run.manifest.engine == "lmdeploy":  # it would take each token id for a prompt of its own
-            raise ScenarioError("LMDeploy takes no token ids as a prompt: set endpoint: chat in the scenario")
-        check_room(run.scenario, None)
-        return None
-    origin, key = parse_origin(run.manifest.host), read_api_key()
-
-    def tokenize(messages: Messages) -> int:
-        return _count_tokens(origin, key, run.manifest.model, run.manifest.engine, messages)
-
-    words = calibrate(tokenize)
-    check_room(run.scenario, words)
-    return words
-
-
-def _count_tokens(origin: Origin, key: ApiKey | None, model: str, engine: str, messages: Messages) -> int:
-    """vLLM: /tokenize. LMDeploy: /v1/encode, which applies the chat template when asked to."""
-    path, body, field = _token_question(model, engine, messages)
-    answer = ask(origin, path, key, body=body)
-    try:
-        count = json.loads(answer.body)[field]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _no_tokens(origin, path, answer) from error
-    if answer.status != 200 or not isinstance(count, int):
-        raise _no_tokens(origin, path, answer)
-    return count
-
-
-def _token_question(model: str, engine: str, messages: Messages) -> tuple[str, Mapping[str, Any], str]:
-    if engine == "lmdeploy":
-        return "/v1/encode", {"input": messages[0]["content"], "do_preprocess": True}, "length"
-    return "/tokenize", {"model": model, "messages": messages}, "count"
-
-
-def _no_tokens(origin: Origin, path: str, answer: Answer) -> ServerError:
-    return ServerError(
-        f"{origin}{path} answered {answer.status} and counts no tokens, so chat prompts cannot be exact: "
-        "use endpoint: completions"
-    )

@@ -163,7 +163,9 @@ def _one_id(groups: Sequence[KvGroup]) -> str:
 def _requests(answer: Estimate) -> list[str]:
     prediction = answer.prediction
     held, workload, usable = prediction.held, prediction.workload, _count(answer.pool.usable_blocks)
-    shape = f"{_lengths(workload.input_tokens)} input + {_lengths(workload.output_tokens)} output tokens"
+    shape = (
+        f"{lengths_text(workload.input_tokens)} input + {lengths_text(workload.output_tokens)} output tokens"
+    )
     guaranteed, saturation, safe = answer.n_guaranteed, answer.n_saturation, n_safe(answer)
     slots = "unknown" if prediction.n_slots is None else f"{prediction.n_slots:,}"
     return [
@@ -243,7 +245,7 @@ def _tenths(number: float) -> str:
     return f"{number:,.1f}"
 
 
-def _lengths(lengths: Lengths) -> str:
+def lengths_text(lengths: Lengths) -> str:
     return (
         f"{lengths.longest:,}" if lengths.kind == "constant" else f"{lengths.shortest:,}-{lengths.longest:,}"
     )

@@ -120,7 +120,8 @@ def locust(
 def run_of(home: Path) -> tuple[RunFolder, RunRows]:
     (root,) = (home / "runs").iterdir()
     folder = RunFolder.open(root)
-    assert folder.results_path.is_file()
+    assert folder.sealed_segments()
+    assert not folder.text_segments()
     return folder, load_results(folder)
 
 

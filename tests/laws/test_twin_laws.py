@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -11,13 +12,14 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_scheduler import PlainScheduler
+from twin_strategies import ANY_LIMITS, CROWDED, GROUPS, LIMITS
 
 from estimator.held import InFlight, held_by_step
 from estimator.kv_group import KvGroup
 from estimator.spec import Lengths, SpecError, Workload
 from estimator.twin.blocks import BlockPool
 from estimator.twin.cost import StepCost
-from estimator.twin.engine import Engine, EngineLimits, Request
+from estimator.twin.engine import Engine, EngineLimits, Request, Step
 from estimator.twin.request import Prefix
 from estimator.twin.virtual import Arrival, ClosedLoop, closed_loop, open_loop
 from estimator.units import ceil_div
@@ -25,65 +27,7 @@ from estimator.units import ceil_div
 COST = StepCost(
     fixed_s=0.002, compute_s_per_token=3e-5, weights_s=0.004, context_s_per_token=2e-8, sequence_s=1e-4
 )
-LIMITS = st.builds(
-    lambda blocks, size, seqs, tokens: EngineLimits(
-        num_gpu_blocks=blocks,
-        block_size=size,
-        max_num_seqs=seqs,
-        max_num_batched_tokens=max(tokens, seqs),
-        max_model_len=(blocks - 1) * size,
-    ),
-    st.integers(min_value=3, max_value=40),
-    st.sampled_from([1, 2, 4, 16]),
-    st.integers(min_value=1, max_value=12),
-    st.integers(min_value=1, max_value=64),
-)
 LENGTHS = st.tuples(st.integers(min_value=1, max_value=60), st.integers(min_value=1, max_value=40))
-
-
-def group_of(kind: str, size: int, reach: int, blocks: int) -> KvGroup:
-    """`rolls` is a state kept for each block of tokens."""
-    state = {"state": {"state_blocks": blocks}, "rolls": {"state_blocks": blocks, "rolls": True}}.get(kind)
-    return KvGroup(
-        kind="state" if state else kind,  # type: ignore[arg-type]
-        block_size=size,
-        layers=1,
-        page_bytes=0,
-        reach_tokens=reach,
-        **(state or {"ahead_tokens": blocks - 1}),  # type: ignore[arg-type]
-    )
-
-
-GROUPS = st.integers(min_value=1, max_value=8).flatmap(
-    lambda size: st.lists(
-        st.builds(
-            group_of,
-            st.sampled_from(["full", "window", "chunk", "state", "rolls"]),
-            st.just(size),
-            st.integers(min_value=1, max_value=30),
-            st.integers(min_value=1, max_value=4),
-        ),
-        min_size=1,
-        max_size=3,
-    )
-)
-ANY_LIMITS = st.one_of(
-    LIMITS,
-    st.builds(
-        lambda limits, policy, watermark: replace(
-            limits, enable_prefix_caching=True, policy=policy, watermark=watermark
-        ),
-        LIMITS,
-        st.sampled_from(["fcfs", "priority"]),
-        st.sampled_from([0.0, 0.2]),
-    ),
-    st.builds(
-        lambda limits, policy, groups: replace(limits, policy=policy, groups=tuple(groups)),
-        LIMITS,
-        st.sampled_from(["fcfs", "priority"]),
-        GROUPS,
-    ),
-)
 SOME_PREFIXES: list[Prefix] = [(), (("rules", 9),), (("rules", 9), ("talk", 40)), (("other", 30),)]
 PREFIXES = st.sampled_from(SOME_PREFIXES)
 
@@ -155,36 +99,36 @@ def test_no_sequence_of_adds_aborts_and_steps_loses_a_block_or_a_request(
     assert engine.pool.used_blocks == 0
 
 
-CROWDED = st.builds(
-    lambda limits, policy, groups, tokens: replace(
-        limits, policy=policy, groups=tuple(groups), max_num_seqs=6, max_num_batched_tokens=tokens
-    ),
-    LIMITS,
-    st.sampled_from(["fcfs", "priority"]),
-    st.one_of(st.just([]), GROUPS),
-    st.integers(min_value=6, max_value=12),
-)
-
-
-@settings(max_examples=250, deadline=None)
-@given(st.one_of(ANY_LIMITS, CROWDED), st.integers(min_value=0, max_value=2**32))
-def test_the_short_cuts_change_nothing(limits: EngineLimits, seed: int) -> None:
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(ANY_LIMITS, CROWDED), st.sampled_from([1, 2]), st.integers(min_value=0, max_value=2**32))
+def test_the_short_cuts_change_nothing(limits: EngineLimits, steps: int, seed: int) -> None:
+    limits = replace(limits, steps_in_flight=steps)
     engine, plain, rng = Engine(limits), PlainScheduler(limits), Random(seed)
+    under_way: deque[Step] = deque()
     for number in range(60):
         for index in range(rng.choice([0, 0, 1, 3])):
             prompt, output = rng.randint(1, min(40, limits.max_model_len - 1)), rng.randint(1, 30)
             more = {"priority": rng.randint(0, 2), "prefix": rng.choice(SOME_PREFIXES)}
             with suppress(SpecError):  # it would wait for ever
                 plain.add(engine.add(f"r{number}-{index}", prompt, output, **more))
-        if rng.random() < 0.1 and engine.running:
-            name = rng.choice(engine.running).request_id
-            engine.abort(name)
-            plain.abort(name)
+        abort_one(engine, plain, rng)
         if engine.has_work:
-            compare_a_step(engine, plain)
+            under_way.append(step_of_both(engine, plain))
+        abort_one(engine, plain, rng)
+        if len(under_way) == steps:
+            assert ids(engine.settle(under_way.popleft()).emitted) == plain.settle()
+            assert [state(request) for request in engine.running] == [state(r) for r in plain.running]
 
 
-def compare_a_step(engine: Engine, plain: PlainScheduler) -> None:
+def abort_one(engine: Engine, plain: PlainScheduler, rng: Random) -> None:
+    here = [*engine.running, *engine.waiting]
+    if here and rng.random() < 0.05:
+        name = rng.choice(here).request_id
+        engine.abort(name)
+        plain.abort(name)
+
+
+def step_of_both(engine: Engine, plain: PlainScheduler) -> Step:
     step = engine.step()
     plain.step()
     assert ids(step.preempted) == ids(plain.preempted)
@@ -193,7 +137,7 @@ def compare_a_step(engine: Engine, plain: PlainScheduler) -> None:
     assert step.context_tokens == sum(request.computed for request in plain.scheduled)
     assert [state(request) for request in engine.running] == [state(r) for r in plain.running]
     assert ids(engine.waiting) == ids(plain.waiting)
-    assert ids(engine.settle(step).emitted) == plain.settle()
+    return step
 
 
 def ids(requests: Iterable[Request]) -> list[str]:
@@ -266,10 +210,10 @@ def test_the_oldest_arrival_in_the_server_always_makes_progress(
         engine.settle(step)
 
 
-@settings(max_examples=100, deadline=None)
-@given(GROUPS, LENGTHS, st.integers(min_value=1, max_value=64))
+@settings(max_examples=150, deadline=None)
+@given(GROUPS, LENGTHS, st.integers(min_value=1, max_value=64), st.sampled_from([1, 2]))
 def test_a_lone_request_holds_what_the_estimator_says_step_by_step(
-    groups: list[KvGroup], lengths: tuple[int, int], tokens: int
+    groups: list[KvGroup], lengths: tuple[int, int], tokens: int, steps: int
 ) -> None:
     limits = EngineLimits(
         num_gpu_blocks=2000,
@@ -278,12 +222,16 @@ def test_a_lone_request_holds_what_the_estimator_says_step_by_step(
         max_num_batched_tokens=tokens,
         max_model_len=1000,
         groups=tuple(groups),
+        steps_in_flight=steps,
     )
     engine = Engine(limits)
     engine.add("lone", *lengths)
     held = []
+    under_way: deque[Step] = deque()
     while engine.has_work:
-        step = engine.step()
-        held.append(engine.pool.used_blocks)
-        engine.settle(step)
-    assert held == list(held_by_step(groups, *lengths, InFlight(steps=1, chunk_tokens=tokens)))
+        under_way.append(engine.step())
+        if under_way[-1].batch:
+            held.append(engine.pool.used_blocks)
+        if len(under_way) == steps:
+            engine.settle(under_way.popleft())
+    assert held == list(held_by_step(groups, *lengths, InFlight(steps=steps, chunk_tokens=tokens)))

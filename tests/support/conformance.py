@@ -23,6 +23,8 @@ LITERAL: Final = frozenset(
         "index",
         "owned_by",
         "detail",
+        "cached_tokens",
+        "created_cache_tokens",
     )
 )
 """Keys whose very value is part of the contract; of all others only the type is."""

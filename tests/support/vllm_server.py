@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +36,29 @@ class Vllm:
     model_folder: Path
 
 
-def start(server: Vllm, port: int) -> subprocess.Popen[bytes]:
+@contextmanager
+def running(folder: Path, model: str = "tiny", arguments: Sequence[str] = ()) -> Iterator[Vllm]:
+    """A vLLM on a free port, ready to answer, and its end. `arguments` replace the flags above."""
+    model_folder = folder / model
+    if not model_folder.is_dir():
+        subprocess.run([VLLM_PYTHON, ROOT / "tests/vllm/tiny_model.py", model, model_folder], check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = Vllm(host=f"http://127.0.0.1:{port}", log=folder / "server.log", model_folder=model_folder)
+    process = start(server, port, arguments)
+    try:
+        wait_until_ready(server, process)
+        yield server
+    finally:
+        end(process)
+
+
+def start(server: Vllm, port: int, arguments: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     command = [str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(server.model_folder), "--served-model-name", "tiny", "--load-format", "dummy"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--no-enable-prefix-caching"]
-    command += [word for flag in FLAGS.items() for word in flag]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
+    command += arguments or [*[word for flag in FLAGS.items() for word in flag], "--no-enable-prefix-caching"]
     environment = dict(os.environ, VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1")
     with server.log.open("wb") as log:
         # A process group of its own, so that all of it can be ended; not a session of its own: the

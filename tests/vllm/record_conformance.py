@@ -158,6 +158,35 @@ PARSED: Final = (
     Case(name="auto tool, none called", path=CHAT, body={**HI, **AUTO, **PLAIN}),
     Case(name="auto tool, none called, stream", path=CHAT, body={**HI, **AUTO, **PLAIN, **USAGE}),
 )
+FULL: Final = (
+    Case(name="full", path=C, body=IDS),
+    Case(name="full, stream", path=C, body={**IDS, **USAGE}),
+    Case(name="full, several prompts", path=C, body={**IDS, "prompt": [[5, 6], [7]]}),
+    Case(name="full, chat", path=CHAT, body=HI),
+    Case(name="full, chat stream", path=CHAT, body={**HI, **STREAM}),
+    Case(name="full, and the model is unknown", path=C, body={**IDS, "model": "nope"}),
+    Case(name="full, and the prompt too long", path=C, body={**IDS, "prompt": [5] * 2050}),
+    Case(name="full, tokenize", path="/tokenize", body={"prompt": "def foo"}),
+)
+LONG: Final = {**IDS, "prompt": list(range(5, 105))}
+CACHED: Final = (
+    Case(name="new prompt", path=C, body=LONG),
+    Case(name="known prompt", path=C, body=LONG),
+    Case(name="known prompt of whole blocks", path=C, body={**LONG, "prompt": LONG["prompt"][:96]}),
+    Case(name="another beginning", path=C, body={**LONG, "prompt": [4, *LONG["prompt"][1:]]}),
+    Case(name="another salt", path=C, body={**LONG, "cache_salt": "salt"}),
+    Case(name="known salt", path=C, body={**LONG, "cache_salt": "salt"}),
+    Case(name="salt of no text", path=C, body={**LONG, "cache_salt": ""}),
+    Case(name="known prompt, stream", path=C, body={**LONG, **USAGE}),
+    Case(name="known prompt, running usage", path=C, body={**LONG, **EVERY}),
+    Case(name="known and new prompt", path=C, body={**LONG, "prompt": [LONG["prompt"], [5, 6]]}),
+    Case(name="chat with details", path=CHAT, body=HI),
+    Case(name="chat with details, stream", path=CHAT, body={**HI, **USAGE}),
+    Case(name="chat with details, running usage", path=CHAT, body={**HI, **EVERY}),
+    Case(name="rank there is", path=C, body=LONG, headers={"X-data-parallel-rank": "0"}),
+    Case(name="rank there is not", path=C, body=LONG, headers={"X-data-parallel-rank": "3"}),
+    Case(name="rank of no number", path=C, body=LONG, headers={"X-data-parallel-rank": "first"}),
+)
 GROUPS: Final[dict[str, tuple[tuple[str, ...], tuple[Case, ...]]]] = {
     "plain": ((), BASE),
     "api key": (("--api-key", KEY), KEYED),
@@ -168,6 +197,9 @@ GROUPS: Final[dict[str, tuple[tuple[str, ...], tuple[Case, ...]]]] = {
         ),
         PARSED,
     ),
+    "full queue": (("--max-num-queued-reqs", "0"), FULL),
+    "full prefill": (("--max-num-queued-tokens", "0"), FULL),
+    "prefix cache": (("--enable-prefix-caching", "--enable-prompt-tokens-details"), CACHED),
 }
 
 

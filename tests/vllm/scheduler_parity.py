@@ -2,8 +2,8 @@
 
 Run by the Python of the vLLM environment: `python tests/vllm/scheduler_parity.py MODEL_DIR [CONFIGS [SEED]]`.
 Both get the same arrivals and aborts; after every step the scheduled tokens, both queues in order, every
-block id, the free blocks and the requests that gained a token must be equal. vLLM runs without async
-scheduling: the twin has one step in flight.
+block id, the free blocks and the requests that gained a token must be equal. Half of the configurations have
+two steps in flight, in the order of vLLM's step_with_batch_queue, and vLLM's AsyncScheduler on its side.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import random
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from parity_cases import BLOCK_SIZE, SCENARIOS, random_limits, vllm_scheduler
+from parity_cases import SCENARIOS, encoder_inputs, random_limits, vllm_scheduler
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
@@ -27,11 +28,11 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from estimator.spec import SpecError
-from estimator.twin.engine import Engine, EngineLimits
+from estimator.twin.engine import Engine, EngineLimits, Step
 
 REQUESTS = 60
 ARRIVALS = (0, 0, 0, 1, 1, 2, 5)  # new requests before a step, drawn from these
-ABORT_SHARE = 0.03
+ABORT_SHARE = 0.02
 LONGEST_PROMPT = 150
 
 
@@ -43,6 +44,9 @@ class Pair:
         self.theirs = vllm_scheduler(model, limits)
         self.ours = Engine(limits)
         self.looked_up = [0, 0]
+        self.in_flight: deque[tuple[Any, dict[str, bool], Step]] = deque()
+        """For each step theirs, which of its requests get a token, and ours."""
+        self.known: dict[str, Any] = {}
         init_none_hash(sha256)
 
     def add(self, number: int, prompt_tokens: int, output_tokens: int, rng: random.Random) -> str:
@@ -54,6 +58,7 @@ class Pair:
         sampling = SamplingParams(
             max_tokens=min(output_tokens, self.limits.max_model_len - prompt_tokens), ignore_eos=True
         )
+        self.known[request_id] = ours
         self.theirs.add_request(
             Request(
                 request_id=request_id,
@@ -62,19 +67,22 @@ class Pair:
                 pooling_params=None,
                 priority=priority,
                 arrival_time=number,
-                block_hasher=get_request_block_hasher(BLOCK_SIZE, sha256)
+                mm_features=encoder_inputs(self.limits, request_id),
+                block_hasher=get_request_block_hasher(self.limits.cache_groups[0].block_size, sha256)
                 if self.limits.enable_prefix_caching
                 else None,
             )
         )
         return request_id
 
-    def abort(self, request_id: str) -> None:
-        self.theirs.finish_requests(request_id, RequestStatus.FINISHED_ABORTED)
-        self.ours.abort(request_id)
+    def abort_some(self, made: list[str], rng: random.Random) -> None:
+        if made and rng.random() < ABORT_SHARE:
+            request_id = rng.choice(made)
+            self.theirs.finish_requests(request_id, RequestStatus.FINISHED_ABORTED)
+            self.ours.abort(request_id)
 
-    def step(self) -> int:
-        """One step of both, compared; returns the preemptions in it."""
+    def schedule(self) -> int:
+        """A step of both, compared; returns the preemptions in it."""
         before = {r.request_id: r.computed_tokens for r in (*self.ours.running, *self.ours.waiting)}
         their_step, our_step = self.theirs.schedule(), self.ours.step()
         admitted = {r.request_id for r in our_step.admitted}
@@ -88,12 +96,26 @@ class Pair:
             theirs, ours = getattr(self.theirs, queue), getattr(self.ours, queue)
             same(queue, [r.request_id for r in theirs], [r.request_id for r in ours])
         same("block ids", self._their_blocks(), self._our_blocks())
-        pool = self.theirs.kv_cache_manager.block_pool
-        same("free blocks", pool.get_num_free_blocks(), self.ours.pool.free_blocks)
+        same("free blocks", *self._free_blocks())
         self._compare_prefix_cache()
-        emitted = self._settle_theirs(their_step)
-        same("emitted", emitted, [r.request_id for r in self.ours.settle(our_step).emitted])
+        gains = {
+            request_id: not self.theirs.requests[request_id].is_prefill_chunk
+            for request_id in their_step.num_scheduled_tokens
+        }
+        self.in_flight.append((their_step, gains, our_step))
         return len(our_step.preempted)
+
+    def settle(self) -> None:
+        """The oldest step in flight, if there is one, ends in both."""
+        if not self.in_flight:
+            return
+        their_step, gains, our_step = self.in_flight.popleft()
+        emitted = self._settle_theirs(their_step, gains)
+        same("emitted", emitted, [r.request_id for r in self.ours.settle(our_step).emitted])
+        same("free blocks", *self._free_blocks())
+
+    def _free_blocks(self) -> tuple[int, int]:
+        return self.theirs.kv_cache_manager.block_pool.get_num_free_blocks(), self.ours.pool.free_blocks
 
     def _compare_prefix_cache(self) -> None:
         theirs, ours = self.theirs.kv_cache_manager.prefix_cache_stats, self.ours.stats
@@ -113,13 +135,12 @@ class Pair:
     def _our_blocks(self) -> dict[str, list[list[int]]]:
         return {r.request_id: [table.ids for table in r.tables] for r in self.ours.running}
 
-    def _settle_theirs(self, step: Any) -> list[str]:
-        ids = list(step.num_scheduled_tokens)
-        requests = [self.theirs.requests[request_id] for request_id in ids]
-        ours = {request.request_id: request for request in self.ours.running}
+    def _settle_theirs(self, step: Any, gains: dict[str, bool]) -> list[str]:
+        ids = list(gains)
+        here = {request_id: self.theirs.requests.get(request_id) for request_id in ids}
         tokens = [
-            [token_at(ours[r.request_id], r.num_tokens)] if r.num_computed_tokens >= r.num_tokens else []
-            for r in requests
+            [token_at(self.known[request_id], request.num_tokens)] if request and gains[request_id] else []
+            for request_id, request in here.items()
         ]
         output = ModelRunnerOutput(
             req_ids=ids,
@@ -160,17 +181,19 @@ class DifferenceError(Exception):
 def history(pair: Pair, rng: random.Random) -> Iterator[int]:
     """Preemptions of each step until every request has ended."""
     made: list[str] = []
-    while len(made) < REQUESTS or pair.ours.has_work:
+    while len(made) < REQUESTS or pair.ours.has_work or pair.in_flight:
         for _ in range(rng.choice(ARRIVALS) if len(made) < REQUESTS else 0):
             prompt_tokens = rng.randint(1, min(pair.limits.max_model_len - 1, LONGEST_PROMPT))
             try:
                 made.append(pair.add(len(made), prompt_tokens, rng.randint(1, 120), rng))
             except SpecError:  # too long for this pool, so vLLM would let it wait for ever
                 continue
-        if made and rng.random() < ABORT_SHARE:
-            pair.abort(rng.choice(made))
+        pair.abort_some(made, rng)
         if pair.ours.has_work:
-            yield pair.step()
+            yield pair.schedule()
+        pair.abort_some(made, rng)
+        if len(pair.in_flight) == pair.limits.steps_in_flight or not pair.ours.has_work:
+            pair.settle()
 
 
 def main(model: str, configs: int, first: int) -> None:
@@ -192,7 +215,8 @@ def main(model: str, configs: int, first: int) -> None:
                 preemptions += preempted
         except DifferenceError as error:
             raise SystemExit(f"seed {seed}, {scenario.__name__}, {pair.limits}: {error}") from error
-        totals[scenario.__name__] = totals.get(scenario.__name__, 0) + preemptions
+        key = f"{scenario.__name__} {pair.limits.steps_in_flight}"
+        totals[key] = totals.get(key, 0) + preemptions
         totals["preemptions"] += preemptions
         totals["prefix_cache_hits"] += pair.looked_up[1]
     print(json.dumps(totals))

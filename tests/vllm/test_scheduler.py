@@ -10,7 +10,7 @@ from vllm_server import ROOT, VLLM_PYTHON, Vllm
 
 def test_the_twin_schedules_as_vllm_does_block_for_block(vllm: Vllm) -> None:
     done = subprocess.run(
-        [VLLM_PYTHON, ROOT / "tests/vllm/scheduler_parity.py", vllm.model_folder, "42"],
+        [VLLM_PYTHON, ROOT / "tests/vllm/scheduler_parity.py", vllm.model_folder, "45"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -49,7 +49,7 @@ class StageFacts:
     running_mean: float
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def signed(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> SignedRun:
     runs = tmp_path_factory.mktemp("runs")
     done = subprocess.run(

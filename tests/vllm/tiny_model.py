@@ -1,7 +1,8 @@
-"""Makes a model small enough for a CPU: a 4-layer Qwen2 with a byte-level BPE tokenizer of 2,048 words.
+"""Makes a model small enough for a CPU, with 4 layers and a byte-level BPE tokenizer of 2,048 words.
 
-Run by the Python of the vLLM environment: `python tests/vllm/tiny_model.py OUTPUT_DIR`. The weights are
-made by vLLM itself (--load-format dummy), so the folder holds a config and a tokenizer only.
+Run by the Python of the vLLM environment: `python tests/vllm/tiny_model.py tiny|windows OUTPUT_DIR`. tiny is
+a Qwen2, windows a Gemma 3 whose every second layer sees 128 tokens. The weights are made by vLLM itself
+(--load-format dummy), so the folder holds a config and a tokenizer only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,32 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 2048
+WINDOWS = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+    "sliding_window": 128,
+    "sliding_window_pattern": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "query_pre_attn_scalar": 32,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "torch_dtype": "bfloat16",
+}
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
@@ -27,7 +54,7 @@ def training_text() -> Iterator[str]:
                 yield path.read_text(encoding="utf-8")
 
 
-def main(output: Path) -> None:
+def main(model: str, output: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -48,9 +75,10 @@ def main(output: Path) -> None:
         eos_token="</s>",
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(output)
-    config = json.loads((ROOT / "configs/models/tiny.json").read_text(encoding="utf-8"))
+    tiny = json.loads((ROOT / "configs/models/tiny.json").read_text(encoding="utf-8"))
+    config = {"tiny": tiny, "windows": WINDOWS}[model]
     (output / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

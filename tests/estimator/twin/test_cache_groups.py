@@ -70,8 +70,10 @@ def test_a_window_lets_a_prompt_in_that_would_not_fit_at_its_full_length() -> No
     cramped = {"num_gpu_blocks": 12, "max_num_batched_tokens": 16}
     window = engine(group("window", reach_tokens=9), **cramped)
     window.add("a", prompt_tokens=80, max_tokens=4)  # 20 blocks; 9 - 1 + 16 tokens touch 7
-    assert window.step().admitted
+    step = window.step()
+    assert step.admitted
     assert window.pool.used_blocks == 4
+    window.settle(step)
     assert max(held_after_each_step(window)) <= 7
     with pytest.raises(SpecError, match="needs 21 blocks and the cache has 11"):
         engine(FULL, **cramped).add("a", prompt_tokens=80, max_tokens=4)

@@ -14,10 +14,10 @@ import pytest
 from aiohttp import web
 from conformance import ask, shape
 
-from estimator.twin.command import options_of, parser_of
+from estimator.twin.command import options_of, parser_of, profile_of
 from estimator.twin.cost import StepCost
 from estimator.twin.options import ServerOptions
-from estimator.twin.profile import read_profile
+from estimator.twin.profile import TwinProfile, read_profile
 from estimator.twin.server import TwinServer, runner_of
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures/conformance"
@@ -32,20 +32,23 @@ RECORDED = {
 GROUPS = [(server, group) for server, groups in RECORDED.items() for group in groups]
 
 
-def started_like(server: str, flags: list[str]) -> ServerOptions:
-    """The recorded server's own flags, all of which the twin knows but the key."""
+def started_like(server: str, flags: list[str]) -> tuple[TwinProfile, ServerOptions]:
+    """By the recorded server's own flags, all of which the twin knows but the key."""
     key = None
     if "--api-key" in flags:
         place = flags.index("--api-key")
         key, flags = flags[place + 1], flags[:place] + flags[place + 2 :]
     # The recorded model's next token is the end mark wherever it may be: a mean length of 1.
     flags = ["--engine", server.partition("-")[0], "--mean-output-tokens", "1", *flags]
-    return replace(options_of(parser_of().parse_args(flags)), api_key=key)
+    parsed = parser_of().parse_args(flags)
+    return profile_of(parsed, TINY), replace(options_of(parsed), api_key=key)
 
 
-def answers(options: ServerOptions, requests: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def answers(
+    profile: TwinProfile, options: ServerOptions, requests: list[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     async def tell() -> list[dict[str, Any]]:
-        runner = runner_of(TwinServer(TINY, options))
+        runner = runner_of(TwinServer(profile, options))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
@@ -77,7 +80,7 @@ def sentence(answer: Mapping[str, Any]) -> Any:
 def test_every_recorded_answer_is_the_twins_too(server: str, group: str) -> None:
     recorded = RECORDED[server][group]
     theirs = recorded["answers"]
-    ours = answers(started_like(server, recorded["flags"]), [one["request"] for one in theirs])
+    ours = answers(*started_like(server, recorded["flags"]), [one["request"] for one in theirs])
     wrong = {}
     for their, our in zip(theirs, ours, strict=True):
         own_words = f"{server}:{their['name']}" in OWN_WORDS

@@ -128,7 +128,7 @@ def test_half_open_reads_and_never_answers() -> None:
         reader = await client.send("half_open")
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), SILENCE_S)
-        assert not server.engine.has_work
+        assert not server.ranks[0].engine.has_work
 
     tell(story)
 
@@ -139,9 +139,9 @@ def test_dying_mid_stream_leaves_no_end_and_frees_the_blocks() -> None:
         received, ended = await heard(reader)
         assert ended is ConnectionResetError
         assert b"[DONE]" not in received
-        while server.engine.has_work:
+        while server.ranks[0].engine.has_work:
             await asyncio.sleep(0)  # a turn for the server, no waiting
-        assert server.engine.pool.used_blocks == 0
+        assert server.ranks[0].engine.pool.used_blocks == 0
 
     tell(story)
 
@@ -152,7 +152,7 @@ def test_a_server_that_stops_talking_keeps_the_connection() -> None:
         received, ended = await heard(reader)
         assert ended is TimeoutError
         assert len(texts(received)) == 4
-        assert server.engine.stats.finished["length"] == 1
+        assert server.ranks[0].engine.stats.finished["length"] == 1
 
     tell(story)
 
@@ -231,9 +231,9 @@ def test_metrics_can_be_renamed_slow_and_reset() -> None:
         reader = await client.send("slow_metrics=60", path="/metrics", body=None)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), SILENCE_S)
-        assert server.telemetry.since_reset("generation_tokens") == 20
+        assert server.ranks[0].telemetry.since_reset("generation_tokens") == 20
         await client.ask("counters_reset", path="/metrics", body=None)
-        assert server.telemetry.since_reset("generation_tokens") == 0
+        assert server.ranks[0].telemetry.since_reset("generation_tokens") == 0
 
     tell(story)
 
@@ -262,9 +262,9 @@ def test_a_dead_engine_says_so_everywhere() -> None:
 def test_a_throttled_engine_takes_three_times_as_long_a_step() -> None:
     async def story(client: Client, server: TwinServer) -> None:
         await client.ask("slow_down=3")
-        assert server.loop.time_scale == 3.0
+        assert server.ranks[0].loop.time_scale == 3.0
         await client.ask("slow_down=3")
-        assert server.loop.time_scale == 3.0
+        assert server.ranks[0].loop.time_scale == 3.0
 
     tell(story)
 
@@ -275,7 +275,7 @@ def test_outside_test_mode_the_header_does_nothing(name: str) -> None:
         answer = await client.ask(name)
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert len(texts(answer)) == 20
-        assert server.loop.time_scale == 1.0
+        assert server.ranks[0].loop.time_scale == 1.0
 
     tell(story, test_mode=False)
 

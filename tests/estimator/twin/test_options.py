@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from estimator.spec import SpecError
+from estimator.twin.command import parser_of
+from estimator.twin.faults import KINDS
 from estimator.twin.options import read_key
 
 
@@ -28,3 +30,11 @@ def test_a_key_file_others_can_read_is_refused(tmp_path: Path) -> None:
     file.chmod(0o600)
     assert read_key({"ULLAGE_TWIN_API_KEY_FILE": str(file)}) == "s3cret"
     assert read_key({}) is None
+
+
+def test_every_flag_and_every_fault_is_in_the_reference() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs/reference/twin-server.md").read_text(encoding="utf-8")
+    flags = [flag for action in parser_of()._actions for flag in action.option_strings]
+    flags = [flag for flag in flags if flag not in ("-h", "--help")]
+    assert len(flags) > 20
+    assert [name for name in (*flags, *KINDS) if f"`{name}" not in text] == []

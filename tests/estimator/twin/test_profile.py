@@ -67,3 +67,25 @@ def test_a_file_that_is_no_profile_is_one_sentence_with_its_path(tmp_path: Path,
     with pytest.raises(SpecError, match=r"odd\.yaml") as raised:
         read_profile("odd", tmp_path)
     assert "\n" not in str(raised.value)
+
+
+def test_prefix_caching_the_policy_and_the_watermark_reach_the_scheduler() -> None:
+    plain = parse_profile(tiny()).limits
+    assert (plain.enable_prefix_caching, plain.policy, plain.watermark) == (False, "fcfs", 0.0)
+    chosen = {"enable_prefix_caching": True, "scheduling_policy": "priority", "watermark": 0.1}
+    limits = parse_profile({**tiny(), **chosen}).limits
+    assert (limits.enable_prefix_caching, limits.policy, limits.watermark_blocks) == (True, "priority", 51)
+
+
+def test_a_policy_that_vllm_does_not_have_is_refused() -> None:
+    with pytest.raises(SpecError, match="scheduling_policy: Input should be 'fcfs' or 'priority'"):
+        parse_profile({**tiny(), "scheduling_policy": "lifo"})
+    with pytest.raises(SpecError, match="watermark must be a share"):
+        parse_profile({**tiny(), "watermark": 1.0})
+
+
+def test_cache_groups_follow_from_a_model_and_stand_in_no_file() -> None:
+    with pytest.raises(SpecError, match="'groups' follows from a model; leave it out, or start with --model"):
+        parse_profile({**tiny(), "groups": []})
+    with pytest.raises(SpecError, match=r"unknown key 'group'; known are .*watermark$"):
+        parse_profile({**tiny(), "group": []})

@@ -3,57 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
+from twin_visits import post, visit
 
 from estimator.twin.command import main
-from estimator.twin.cost import StepCost
-from estimator.twin.options import ServerOptions
-from estimator.twin.profile import read_profile
-from estimator.twin.server import TwinServer, runner_of
-
-QUICK = StepCost(
-    fixed_s=0.001, compute_s_per_token=1e-6, weights_s=0.001, context_s_per_token=0, sequence_s=0
-)
-TINY = replace(read_profile("tiny"), step_cost=QUICK)
-Visit = Callable[[aiohttp.ClientSession, TwinServer], Awaitable[None]]
-
-
-@contextlib.asynccontextmanager
-async def running(server: TwinServer) -> AsyncIterator[aiohttp.ClientSession]:
-    runner = runner_of(server)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
-            yield client
-    finally:
-        await runner.cleanup()
-
-
-def visit(story: Visit, **options: Any) -> None:
-    async def tell() -> None:
-        server = TwinServer(TINY, ServerOptions(**options))
-        async with running(server) as client:
-            await story(client, server)
-
-    asyncio.run(asyncio.wait_for(tell(), 20))
-
-
-async def post(client: aiohttp.ClientSession, path: str, **body: Any) -> Any:
-    async with client.post(path, json=body) as response:
-        assert response.status == 200
-        return await response.json()
+from estimator.twin.server import TwinServer
 
 
 async def events(response: aiohttp.ClientResponse) -> list[Any]:
@@ -87,7 +48,7 @@ def test_a_streamed_completion_carries_each_token_once_then_usage() -> None:
         assert len(texts.split()) == 20
         assert [chunk["choices"][0]["finish_reason"] for chunk in chunks][-1] == "length"
         assert usage["usage"] == {"prompt_tokens": 40, "total_tokens": 60, "completion_tokens": 20}
-        assert server.engine.pool.used_blocks == 0
+        assert server.ranks[0].engine.pool.used_blocks == 0
 
     visit(story)
 
@@ -150,7 +111,7 @@ def test_a_wrong_request_is_answered_in_json(path: str, payload: bytes, status: 
             assert response.status == status
             body = await response.json()
         assert "error" in body or "detail" in body
-        assert not server.engine.has_work
+        assert not server.ranks[0].engine.has_work
 
     visit(story)
 
@@ -160,16 +121,16 @@ def test_a_client_that_disconnects_frees_its_blocks(stream: bool) -> None:
     async def story(client: aiohttp.ClientSession, server: TwinServer) -> None:
         body = {"prompt": [1] * 100, "max_tokens": 1900, "stream": stream}
         asked = asyncio.create_task(client.post("/v1/completions", json=body).__aenter__())
-        while not server.engine.running:
+        while not server.ranks[0].engine.running:
             await asyncio.sleep(0)  # a turn for the server, no waiting
         if stream:
             (await asked).close()
         else:
             asked.cancel()
-        while server.engine.has_work:
+        while server.ranks[0].engine.has_work:
             await asyncio.sleep(0)  # a turn for the server, no waiting
-        assert server.engine.pool.used_blocks == 0
-        assert server.engine.stats.finished == {"abort": 1}
+        assert server.ranks[0].engine.pool.used_blocks == 0
+        assert server.ranks[0].engine.stats.finished == {"abort": 1}
 
     visit(story)
 
@@ -270,6 +231,11 @@ def test_the_command_says_one_line_and_ends_cleanly(how: str) -> None:
         (["--time-scale", "nan"], "--time-scale must be more than 0"),
         (["--mean-output-tokens", "0.5"], "--mean-output-tokens must be at least 1"),
         (["--faults", "nowhere.yaml"], "cannot read nowhere.yaml"),
+        (["--max-num-queued-reqs", "-1"], "--max-num-queued-reqs must be at least 0"),
+        (["--data-parallel-size", "0"], "--data-parallel-size must be from 1 to 64"),
+        (["--engine", "lmdeploy", "--data-parallel-size", "2"], "--data-parallel-size is vLLM's"),
+        (["--engine", "lmdeploy", "--enable-prefix-caching"], "prefix caching is modelled for vLLM alone"),
+        (["--engine", "lmdeploy", "--max-num-queued-reqs", "9"], "--max-num-queued-reqs is vLLM's"),
     ],
 )
 def test_a_wrong_flag_is_one_sentence_and_exit_2(

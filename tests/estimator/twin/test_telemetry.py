@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from estimator.twin import lmdeploy_page
 from estimator.twin.engine import Engine
 from estimator.twin.profile import read_profile
-from estimator.twin.telemetry import RequestCounts, RequestTimes, Tally, Telemetry
+from estimator.twin.telemetry import Metrics, RequestCounts, RequestTimes, Tally, Telemetry
 from estimator.twin.vllm_page import PAGE
 
 LMDEPLOY = Path(__file__).resolve().parents[2] / "fixtures/metrics/lmdeploy-0.18-idle.txt"
@@ -44,7 +45,8 @@ def families(page: str) -> dict[str, Metric]:
 
 
 def page_of(engine: Engine, telemetry: Telemetry | None = None) -> dict[str, Metric]:
-    page, content_type = (telemetry or Telemetry(engine, TINY, PAGE)).page()
+    told = telemetry or Telemetry(engine, TINY, PAGE)
+    page, content_type = Metrics([told], told.page).page()
     assert content_type.startswith("text/plain; version=0.0.4")
     return families(page.decode())
 
@@ -172,6 +174,38 @@ def test_the_twin_reports_its_own_lateness() -> None:
     name = "ullage_twin_step_lateness_seconds"
     assert value(page_of(engine, telemetry), name, f"{name}_bucket", le="0.01") == 0.0
     assert value(page_of(engine, telemetry), name, f"{name}_bucket", le="0.02") == 1.0
+
+
+def test_a_page_of_several_engines_has_each_family_once_and_a_sample_for_each() -> None:
+    facts = [Telemetry(Engine(TINY.limits), TINY, PAGE, rank) for rank in range(3)]
+    facts[1].observe("ttft", 1.0)
+    page = Metrics(facts, PAGE).page()[0].decode()
+    found = families(page)
+    ttft = "vllm:time_to_first_token_seconds"
+    assert [value(found, ttft, f"{ttft}_count", engine=str(rank)) for rank in range(3)] == [0.0, 1.0, 0.0]
+    assert [sample.labels["engine"] for sample in found["vllm:cache_config_info"].samples] == ["0", "1", "2"]
+    assert page.count(f"# TYPE {ttft} ") == 1
+
+
+def test_an_odd_model_name_can_be_read_from_the_page() -> None:
+    odd = 'a "b"|"c" \\ d\ne'
+    facts = Telemetry(Engine(TINY.limits), replace(TINY, served_model_name=odd), PAGE)
+    for family in page_of(facts.engine, facts).values():
+        for sample in family.samples:
+            assert sample.labels.get("model_name", odd) == odd
+
+
+def test_rejections_are_the_front_ends_and_know_no_engine() -> None:
+    metrics = Metrics([Telemetry(Engine(TINY.limits), TINY, PAGE, rank) for rank in range(2)], PAGE)
+    metrics.rejections["max_num_queued_reqs"] += 3
+    name = "vllm:admission_rejections"
+    samples = families(metrics.page()[0].decode())[name].samples
+    assert [(sample.labels["reason"], sample.value) for sample in samples] == [
+        ("max_num_queued_reqs", 3.0),
+        ("max_num_queued_tokens", 0.0),
+    ]
+    metrics.reset()
+    assert not metrics.rejections
 
 
 def test_lmdeploys_page_has_its_names_types_texts_labels_and_buckets() -> None:

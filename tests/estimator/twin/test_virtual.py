@@ -163,3 +163,34 @@ def test_under_priority_the_urgent_overtake_the_queue() -> None:
     history = open_loop(limits, TINY.step_cost, arrivals)
     waits = [[r.ttft_s for r in history.requests if round(r.arrival_s * 100) % 2 == rank] for rank in (0, 1)]
     assert sum(waits[0]) < 0.7 * sum(waits[1])
+
+
+TWO = replace(TINY.limits, steps_in_flight=2)
+
+
+def test_two_steps_in_flight_compute_as_fast_as_one() -> None:
+    arrivals = [Arrival(at_s=0.0, prompt_tokens=256, output_tokens=64)]
+    one, two = (open_loop(limits, TINY.step_cost, arrivals).requests[0] for limits in (TINY.limits, TWO))
+    assert two.finish_s == pytest.approx(one.finish_s)
+
+
+def test_with_two_steps_in_flight_a_newcomer_waits_for_one_more() -> None:
+    """The step after the one that computes is made up already."""
+    arrivals = [
+        Arrival(at_s=0.0, prompt_tokens=64, output_tokens=200),
+        Arrival(at_s=0.5, prompt_tokens=64, output_tokens=8),
+    ]
+    one, two = (
+        min(open_loop(limits, TINY.step_cost, arrivals).requests, key=lambda r: r.output_tokens).ttft_s
+        for limits in (TINY.limits, TWO)
+    )
+    step_s = step_seconds(TINY.step_cost, 0, 1, 150)
+    assert two - one == pytest.approx(step_s, rel=0.1)
+
+
+def test_a_step_that_nobody_is_in_takes_no_time() -> None:
+    """All wait for their last token while the step before computes it."""
+    history = open_loop(TWO, TINY.step_cost, [Arrival(at_s=0.0, prompt_tokens=64, output_tokens=2)] * 3)
+    idle = [step for step in history.steps if not step.tokens]
+    assert idle
+    assert {step.duration_s for step in idle} == {0.0}

@@ -55,7 +55,7 @@ def spoken(ask: Ask, said: Speech, step: int = 1) -> list[bytes]:
     count = said.output_tokens
     pieces = [wire.role()]
     pieces += [wire.tokens(0, first, min(step, count - first)) for first in range(0, count, step)]
-    pieces.append(wire.end([count]))
+    pieces.append(wire.end([count], [0]))
     return [event + b"\n\n" for event in b"".join(pieces).split(b"\n\n") if event]
 
 
@@ -92,7 +92,7 @@ CHAT = Ask(chat=True, prompts_tokens=(1,), max_tokens=200, stream=True)
 
 
 def test_without_include_usage_the_stream_ends_without_a_usage_chunk() -> None:
-    assert StreamWire(PLAIN, [speech(PLAIN)], ENVELOPE).end([1]) == b"data: [DONE]\n\n"
+    assert StreamWire(PLAIN, [speech(PLAIN)], ENVELOPE).end([1], [0]) == b"data: [DONE]\n\n"
 
 
 def test_an_odd_model_name_is_still_one_json_event() -> None:

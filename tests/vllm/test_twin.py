@@ -1,0 +1,115 @@
+"""The twin against a real vLLM: calibrated once a model, it must foretell what every load does to the server.
+
+The table that this prints is kept in docs/validation/vllm-cpu.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from twin_cases import CASES, SERVERS, Case, ServerName
+from twin_figures import Figures, wall_of
+from twin_forecast import forecast
+from twin_load import observe
+from twin_table import Row, markdown
+from vllm_server import running
+
+from estimator.twin.cost import ServerCost
+from estimator.twin.fit import predicted_s
+from loadtest.conductor.calibrate import CalibrationRequest, calibrate_server
+from loadtest.origin import parse_origin
+from loadtest.reporter.cost_text import cost_lines
+
+CALIBRATED: tuple[ServerName, ...] = ("plain", "windows")
+"""The first server of each model; the others of the same model differ by their flags alone."""
+REQUESTS_MIN = 50
+"""Fewer in a window say little about quantiles: the machine is too slow for this check."""
+
+
+@pytest.fixture(scope="module")
+def rows(vllm_folder: Path) -> Mapping[str, Row]:
+    """Every case, foretold and seen. The twin never hears what was seen."""
+    costs: dict[str, ServerCost] = {}
+    found: dict[str, Row] = {}
+    for name, server in SERVERS.items():
+        with running(vllm_folder, server.model, server.arguments) as vllm:
+            if name in CALIBRATED:
+                costs[server.model] = calibrated(vllm.host)
+            for case in (case for case in CASES if case.server == name):
+                foretold = forecast(case, vllm.model_folder, costs[server.model])
+                seen = asyncio.run(observe(vllm.host, case))
+                found[case.name] = Row(case=case, server=server, foretold=foretold, seen=seen)
+                print(f"\n{markdown([found[case.name]])}")
+    print("\n" + markdown(list(found.values())))
+    return found
+
+
+def calibrated(host: str) -> ServerCost:
+    done = calibrate_server(
+        CalibrationRequest(origin=parse_origin(host), key=None, engine="vllm"), datetime.now(UTC)
+    )
+    cost = done.measured.cost
+    print("\n" + "\n".join(cost_lines(cost, done.steps)))
+    off = [abs(predicted_s(cost.step, step) / step.seconds - 1.0) for step in done.steps]
+    assert sorted(off)[len(off) // 2] < 0.10, "the fit misses half of the steps it was made from"
+    return cost
+
+
+def pairs(row: Row, *names: str) -> list[tuple[str, float, float]]:
+    return [(name, getattr(row.foretold, name), getattr(row.seen, name)) for name in names]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_twin_foretells_how_many_run_and_what_they_hold(rows: Mapping[str, Row], case: Case) -> None:
+    """Within 5%, or one request where few run."""
+    row = rows[case.name]
+    if case.rate_per_s:  # how many are there follows from how fast they are served: a latency, see below
+        return
+    (_, foretold, seen), (_, foretold_kv, seen_kv) = pairs(row, "running", "kv_usage")
+    assert foretold == pytest.approx(seen, rel=0.05, abs=1.0)
+    assert foretold_kv == pytest.approx(seen_kv, abs=0.05)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_twin_names_the_wall_that_the_server_meets(rows: Mapping[str, Row], case: Case) -> None:
+    row = rows[case.name]
+    assert wall_of(row.foretold, row.server) == wall_of(row.seen, row.server) == case.wall
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_twin_foretells_how_often_requests_are_preempted(rows: Mapping[str, Row], case: Case) -> None:
+    """Within a quarter, or 0.08 a request: a window sees a hundred preemptions or two."""
+    ((_, foretold, seen),) = pairs(rows[case.name], "preemptions_per_request")
+    assert foretold == pytest.approx(seen, rel=0.25, abs=0.08)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_twin_foretells_throughput_and_latency(rows: Mapping[str, Row], case: Case) -> None:
+    """The bounds leave room for a machine whose two cores are not ours alone; the table has the figures."""
+    row = rows[case.name]
+    if row.seen.requests < REQUESTS_MIN:
+        pytest.skip(f"{row.seen.requests:.0f} requests in the window: too slow a machine to time anything")
+    for name, foretold, seen in pairs(row, "output_tokens_per_s", "tpot_p50_s"):
+        assert foretold == pytest.approx(seen, rel=0.30), name
+
+
+def test_the_figures_themselves_tell_walls_apart() -> None:
+    """Else the checks above would compare one word with itself."""
+    assert {case.wall for case in CASES} == {"kv", "slots", "prefill", "none"}
+    idle = Figures(
+        running=1.0,
+        waiting=0.0,
+        kv_usage=0.99,
+        preemptions_per_request=0.0,
+        output_tokens_per_s=1.0,
+        ttft_p50_s=0.1,
+        ttft_p95_s=0.1,
+        tpot_p50_s=0.1,
+        step_tokens=1.0,
+        requests=100,
+    )
+    assert wall_of(idle, SERVERS["plain"]) == "none"
