@@ -92,6 +92,10 @@ class RequestRecord:
     reused_connection: bool = False
     retried: bool = False
     error: str | None = None
+    error_type: str | None = None
+    """Name of the error's class where the client saw it; None where the server's answer was the fault."""
+    error_number: int | None = None
+    """errno of the system's error, if there was one."""
 
     @property
     def succeeded(self) -> bool:

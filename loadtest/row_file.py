@@ -1,12 +1,14 @@
 """One file of rows: framed so that a torn or flipped line is found, appended so that none is lost.
 
 One line is `crc32 in hex, space, JSON, line feed`, written by a single os.write to a file opened for
-append: a killed process loses at most the line it was writing.
+append: a killed process loses at most the line it was writing. The writer holds a lock on its file for as
+long as it lives, so that nobody seals a file that still grows.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import zlib
@@ -17,6 +19,7 @@ from typing import Any, Final
 
 from estimator.errors import PlainError
 from loadtest.records import ROW_SCHEMA, Event, RequestIssued, RequestRecord, Row, Sample
+from loadtest.row_form import printed
 
 _KINDS: Final[dict[str, type[Row]]] = {
     "issued": RequestIssued,
@@ -39,12 +42,9 @@ class RowWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            self._fd = os.open(path, flags, 0o600)
-        except OSError as error:
-            raise RowFileError(f"cannot create {path}: {error.strerror}") from error
+        self._fd = _create(path)
         self.path = path
+        self.size_bytes = 0
 
     def append(self, row: Row) -> None:
         """Raises RowFileError when the disk refuses the row: the load must stop then."""
@@ -55,6 +55,7 @@ class RowWriter:
                 written += os.write(self._fd, line[written:])
         except OSError as error:
             raise RowFileError(f"cannot write {self.path}: {error.strerror}; free space and rerun") from error
+        self.size_bytes += written
 
     def sync(self) -> None:
         """Pushes what was appended to the disk itself; call it off the hot path, about once a second."""
@@ -63,9 +64,46 @@ class RowWriter:
     def close(self) -> None:
         os.close(self._fd)
 
+    def _go_on_in(self, path: Path) -> int:
+        """Later rows go to a new file; returns the descriptor of the old one, unlocked and still open."""
+        fd = _create(path)
+        full, self._fd, self.path, self.size_bytes = self._fd, fd, path, 0
+        fcntl.flock(full, fcntl.LOCK_UN)
+        return full
+
+
+def _create(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as error:
+        raise RowFileError(f"cannot create {path}: {error.strerror}") from error
+    return fd
+
+
+def is_locked(path: Path) -> bool:
+    """Does a writer, or a sealer, hold this file now?"""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
 
 def encode_row(row: Row) -> bytes:
-    """One framed line. Fields that are None are left out: absent means "not seen"."""
+    """One framed line. Fields that are None are left out or null: both mean "not seen"."""
+    payload = printed(row) if isinstance(row, RequestIssued | RequestRecord) else None
+    return frame(_plain_json(row) if payload is None else payload)
+
+
+def frame(payload: bytes) -> bytes:
+    """The line of a payload that holds no line feed."""
+    return b"%08x %s\n" % (zlib.crc32(payload), payload)
+
+
+def _plain_json(row: Row) -> bytes:
     row_type = type(row)
     body: dict[str, Any] = {"kind": _KIND_OF[row_type], "schema": ROW_SCHEMA}
     for name in _FIELDS[row_type]:
@@ -73,14 +111,13 @@ def encode_row(row: Row) -> bytes:
         if value is not None:
             body[name] = dict(value) if isinstance(value, Mapping) else value
     # ensure_ascii keeps lone surrogates and control characters of a hostile server inert
-    payload = json.dumps(body, separators=(",", ":"), ensure_ascii=True).encode("ascii")
-    return b"%08x %s\n" % (zlib.crc32(payload), payload)
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
 
 def decode_line(line: bytes) -> Row | None:
     """The row of one line without its line feed, or None when it is torn, flipped or of no known kind."""
-    checksum, _, payload = line.partition(b" ")
-    if len(checksum) != 8 or checksum != b"%08x" % zlib.crc32(payload):
+    payload = line[9:]
+    if line[:9] != b"%08x " % zlib.crc32(payload):
         return None
     body: dict[str, Any] = json.loads(payload)
     row_type = _KINDS.get(body.pop("kind", ""))

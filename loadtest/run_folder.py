@@ -16,7 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from estimator.capacity import Prediction
 from estimator.errors import PlainError
 from loadtest.records import Row
-from loadtest.row_file import Damage, RowWriter, read_rows
+from loadtest.row_file import Damage, RowWriter, is_locked, read_rows
+from loadtest.segments import SEALED_SUFFIX, SegmentWriter, next_path
 
 FORMAT: Final = 1
 RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -106,10 +107,6 @@ class RunFolder:
     def events_path(self) -> Path:
         return self.root / "events.jsonl"
 
-    @property
-    def results_path(self) -> Path:
-        return self.root / "results.sqlite"
-
     def report_path(self, suffix: str) -> Path:
         """Where the report goes: suffix is html, md or json."""
         return self.root / f"report.{suffix}"
@@ -119,17 +116,29 @@ class RunFolder:
         return self.root / f"{name}.log"
 
     def records_writer(self, worker: int) -> RowWriter:
-        return RowWriter(self._free_path("records", f"w{worker:02d}"))
+        return SegmentWriter(self._records, f"w{worker:02d}")
 
     def samples_writer(self, name: str) -> RowWriter:
-        return RowWriter(self._free_path("samples", name))
+        return RowWriter(next_path(self.root / "samples", name))
 
     def events_writer(self) -> RowWriter:
         return RowWriter(self.events_path)
 
-    def _free_path(self, folder: str, stem: str) -> Path:
-        taken = len(list((self.root / folder).glob(f"{stem}-*.jsonl")))
-        return self.root / folder / f"{stem}-{taken:03d}.jsonl"
+    @property
+    def _records(self) -> Path:
+        return self.root / "records"
+
+    def text_segments(self) -> list[Path]:
+        """Segments of requests as they were written: not sealed yet, or kept because of damaged lines."""
+        return sorted(self._records.glob("*.jsonl"))
+
+    def sealed_segments(self) -> list[Path]:
+        return sorted(self._records.glob(f"*{SEALED_SUFFIX}"))
+
+    @staticmethod
+    def is_being_written(text: Path) -> bool:
+        """Does the writer of this segment still live? The kernel ends its lock with it."""
+        return is_locked(text)
 
     def write_manifest(self, manifest: Manifest) -> None:
         replace_file(self._manifest_path, _to_json(manifest))
@@ -145,12 +154,10 @@ class RunFolder:
             return None
         return _from_json(TypeAdapter(Prediction), self._prediction_path)
 
-    def row_files(self) -> list[Path]:
-        files = [*self.root.glob("records/*.jsonl"), *self.root.glob("samples/*.jsonl")]
-        return sorted(files) + ([self.events_path] if self.events_path.is_file() else [])
-
     def rows(self, damage: Damage) -> Iterator[Row]:
-        for path in self.row_files():
+        """Samples and events; the requests are columns, and there may be millions (results.py)."""
+        events = [self.events_path] if self.events_path.is_file() else []
+        for path in [*sorted(self.root.glob("samples/*.jsonl")), *events]:
             yield from read_rows(path, damage)
 
 

@@ -8,7 +8,7 @@ counts for less: it is divided by a design effect.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pvariance
 from typing import Final, Literal
@@ -17,6 +17,8 @@ Answer = Literal["good", "bad", "unknown"]
 
 DESIGN_EFFECT_DEFAULT: Final = 4.0
 """Where nothing violated it cannot be estimated; batch servers below their knee show 3 to 3.5."""
+NEGLIGIBLE: Final = 1e-18
+"""A term this much smaller than the sum so far ends the sum: what follows cannot change its last digit."""
 BATCHES_MIN: Final = 10
 BATCH_SIZE_MIN: Final = 20
 
@@ -27,7 +29,7 @@ def binomial_at_most(k: int, n: int, p: float) -> float:
         return 1.0
     if k < 0:
         return 0.0
-    return min(1.0, math.fsum(math.exp(_log_pmf(i, n, p)) for i in range(k + 1)))
+    return min(1.0, math.fsum(_terms(range(k, -1, -1), n, p)))
 
 
 def binomial_at_least(k: int, n: int, p: float) -> float:
@@ -36,7 +38,18 @@ def binomial_at_least(k: int, n: int, p: float) -> float:
         return 1.0
     if k > n:
         return 0.0
-    return min(1.0, math.fsum(math.exp(_log_pmf(i, n, p)) for i in range(k, n + 1)))
+    return min(1.0, math.fsum(_terms(range(k, n + 1), n, p)))
+
+
+def _terms(counts: range, n: int, p: float) -> Iterator[float]:
+    """P(X = i) for each i, as far as it matters: past the mode terms shrink ever faster."""
+    total, mode = 0.0, n * p
+    for i in counts:
+        term = math.exp(_log_pmf(i, n, p))
+        total += term
+        yield term
+        if (i - mode) * counts.step > 0 and term <= total * NEGLIGIBLE:
+            return
 
 
 def _log_pmf(i: int, n: int, p: float) -> float:
@@ -60,8 +73,10 @@ class Evidence:
     """Clean requests still missing for "good"; 0 unless the answer is unknown."""
 
 
-def weigh(violations: Sequence[bool], *, q: float, confidence: float = 0.95) -> Evidence:
-    """Exact one-sided tests in both directions on the effective sample (Clopper and Pearson)."""
+def weigh(violations: Sequence[int], *, q: float, confidence: float = 0.95) -> Evidence:
+    """`violations` holds 1 for each request that violates and 0 for the others, in order of time.
+
+    Exact one-sided tests in both directions on the effective sample (Clopper and Pearson)."""
     n, k = len(violations), sum(violations)
     effect = design_effect(violations)
     # rounded against the answer that is tested: a doubt must not help it
@@ -117,7 +132,7 @@ def requests_needed(k: int, *, q: float, confidence: float) -> int:
     return low
 
 
-def design_effect(violations: Sequence[bool]) -> float:
+def design_effect(violations: Sequence[int]) -> float:
     """How much less a request counts because its neighbours in time share its fate; at least 1.
 
     Variance of the violation rate between batches of consecutive requests over what independent requests

@@ -16,9 +16,13 @@ from estimator.errors import PlainError
 
 COMMANDS: Final = {
     "estimate": "How many requests fit? From model, GPU and engine flags.",
+    "predict": "How many, and how fast? A scenario against a simulated server, in seconds.",
     "twin": "Serve a simulated vLLM whose saturation emerges from its scheduler.",
+    "calibrate": "Measure what a step of a running server costs, for predict and twin.",
     "signoff": "Predict, load, observe and sign, in one run.",
     "report": "Make the report of a run again, from its rows.",
+    "recover": "Seal the rows of a run that died, and say what was lost.",
+    "export": "Write a run's requests as CSV, Parquet, SQLite or vllm bench's JSON.",
     "models": "List the models that can be named.",
     "gpus": "List the GPUs that can be named, with their memory and speed.",
     "completion": "Print the script by which a shell completes ullage.",

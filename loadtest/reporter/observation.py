@@ -86,8 +86,8 @@ class StageObservation:
     cancelled: int
     """Ended by us before they broke a limit: they say nothing of the server and are not judged."""
     outcomes: Mapping[str, int]
-    violations: tuple[bool, ...]
-    """In order of start: did this request break a limit, or not succeed?"""
+    violations: bytes
+    """In order of start, one byte a request: 1 where it broke a limit or did not succeed."""
     slo_violations: int
     ttft: Quantiles | None
     tpot: Quantiles | None

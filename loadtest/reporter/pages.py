@@ -84,12 +84,13 @@ def markdown_page(verdict: Verdict, manifest: Manifest, run_path: str) -> str:
 
 
 def json_page(verdict: Verdict, manifest: Manifest) -> str:
-    """Everything a machine needs to judge the verdict again; the time series stay in results.sqlite."""
+    """Everything a machine needs to judge the verdict again; the time series stay in the rows."""
     observation = dataclasses.asdict(verdict.observation)
     for series in ("kv_usage", "running", "waiting", "windows"):
         del observation[series]
-    for stage in observation["stages"]:
-        stage["violations"] = sum(stage["violations"])
+    for stage in (*observation["stages"], observation["first_broken"]):
+        if stage is not None:
+            stage["violations"] = sum(stage["violations"])
     body: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "run_id": manifest.run_id,

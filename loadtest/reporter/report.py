@@ -5,15 +5,18 @@ from __future__ import annotations
 from loadtest.reporter.pages import html_page, json_page, markdown_page
 from loadtest.reporter.saturation import observe
 from loadtest.reporter.verdict import Verdict, judge
-from loadtest.results import load_results
+from loadtest.results import finalise
 from loadtest.run_folder import RunFolder, replace_file
 
 
 def write_report(folder: RunFolder) -> Verdict:
-    """Reads rows, manifest and prediction; writes report.html, .md and .json. Raises RunFolderError."""
+    """Reads rows, manifest and prediction; writes report.html, .md and .json.
+
+    Raises RunFolderError, RowFileError, DamagedSegmentError.
+    """
     manifest, prediction = folder.read_manifest(), folder.read_prediction()
     slots = None if prediction is None else prediction.n_slots
-    verdict = judge(prediction, observe(load_results(folder), manifest, slots))
+    verdict = judge(prediction, observe(finalise(folder), manifest, slots))
     path = str(folder.root)
     replace_file(folder.report_path("html"), html_page(verdict, manifest, path))
     replace_file(folder.report_path("md"), markdown_page(verdict, manifest, path))

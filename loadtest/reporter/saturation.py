@@ -6,20 +6,18 @@ to their end. Preemptions count over the whole stage: one while it settles is on
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, median
 from typing import Any, Final
 
-from loadtest.records import RequestRecord, Sample
-from loadtest.reporter.observation import Observation, Quantiles, StageObservation, Wall, Window
+from loadtest.records import Sample
+from loadtest.reporter.cohort import judge_cohort, outcomes_of
+from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
 from loadtest.reporter.stages import (
     allowed_ratio,
     failed,
-    in_flight_mean,
     load_reached,
-    quantile,
     queue_from,
     series,
     windows,
@@ -61,7 +59,7 @@ def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation
         percentile=limits.percentile,
         limits=limits,
         requests=len(rows.requests),
-        outcomes=dict(Counter(request.outcome for request in rows.requests)),
+        outcomes=outcomes_of(rows.requests),
         damaged_lines=rows.damage.bad_lines + rows.damage.torn_tails,
         kv_usage=series(engine, "kv_usage_ratio", start_ns),
         running=series(engine, "running", start_ns),
@@ -72,28 +70,21 @@ def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation
 
 
 def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limits) -> StageObservation:
-    started = [r for r in rows.requests if window.settled_ns <= r.intended_ns < window.end_ns]
-    # a request we cut short says nothing of the server, unless it had broken a limit by then
-    cohort = [r for r in started if r.outcome != "client_cancel" or breaks_a_limit(r, limits)]
-    good = [r for r in cohort if r.succeeded]
-    slo = [breaks_a_limit(r, limits) for r in cohort]
-    violations = [broke or not r.succeeded for broke, r in zip(slo, cohort, strict=True)]
+    cohort = judge_cohort(rows.requests, window, limits)
     running = _values(engine, "running", window)
     waiting = _values(engine, "waiting", window)
     usage = _values(engine, "kv_usage_ratio", window)
-    done = [r for r in rows.requests if r.succeeded and window.settled_ns <= r.done_ns < window.end_ns]
     looks = [s for s in engine if window.settled_ns <= s.at_ns < window.end_ns]
-    tpot = _quantiles([r.tpot_s for r in good])
     facts: dict[str, Any] = {
         "users": window.users,
-        "queue_from": queue_from(len(done) / window.window_s, tpot.p50_s if tpot else 0.0),
-        "in_flight_mean": in_flight_mean(rows.requests, window),
+        "queue_from": queue_from(cohort.requests_per_s, cohort.tpot.p50_s if cohort.tpot else 0.0),
+        "in_flight_mean": cohort.in_flight_mean,
         "preemptions": _preemptions(engine, window),
         "waiting_median": median(waiting) if waiting else None,
-        "outcomes": dict(Counter(r.outcome for r in cohort)),
-        "requests": len(cohort),
-        "slo_violations": sum(slo),
-        "violations": tuple(violations),
+        "outcomes": cohort.outcomes,
+        "requests": len(cohort.violations),
+        "slo_violations": cohort.slo_violations,
+        "violations": cohort.violations,
     }
     return StageObservation(
         index=window.index,
@@ -106,34 +97,17 @@ def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limi
         kv_usage_max_ratio=max(usage, default=None),
         looks=len(looks),
         looks_in_vain=sum(sample.gap is not None for sample in looks),
-        cancelled=len(started) - len(cohort),
-        ttft=_quantiles([r.ttft_s for r in good]),
-        tpot=tpot,
-        e2e=_quantiles([r.e2e_s for r in good]),
-        requests_per_s=len(done) / window.window_s,
-        output_tokens_per_s=sum(r.output_tokens or 0 for r in done) / window.window_s,
-        little_ratio=_little(done, window.window_s, facts["in_flight_mean"]),
+        cancelled=cohort.cancelled,
+        ttft=cohort.ttft,
+        tpot=cohort.tpot,
+        e2e=cohort.e2e,
+        requests_per_s=cohort.requests_per_s,
+        output_tokens_per_s=cohort.output_tokens_per_s,
+        little_ratio=cohort.little_ratio,
         client=client_health(rows, [window]),
         faults=_faults(facts, limits),
         **facts,
     )
-
-
-def breaks_a_limit(request: RequestRecord, limits: Limits) -> bool:
-    """True when a request was slower than a limit that is set; of one that failed nothing is said.
-
-    One that we cut short has broken the limits that its time until then was too long for.
-    """
-    cut_short = request.outcome == "client_cancel"
-    if not request.succeeded and not cut_short:
-        return False
-    ttft_s = request.e2e_s if cut_short and request.ttft_s is None else request.ttft_s
-    pairs = (
-        (ttft_s, limits.ttft_s),
-        (request.tpot_s, limits.tpot_s),
-        (request.e2e_s, limits.e2e_s),
-    )
-    return any(took is not None and limit is not None and took > limit for took, limit in pairs)
 
 
 def _faults(facts: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
@@ -202,16 +176,3 @@ def _preemptions(engine: Sequence[Sample], window: Window) -> float | None:
     return sum(
         later - earlier if later >= earlier else later for earlier, later in pairwise([*before, *inside])
     )
-
-
-def _quantiles(values: Sequence[float | None]) -> Quantiles | None:
-    known = sorted(value for value in values if value is not None)
-    if not known:
-        return None
-    return Quantiles(p50_s=quantile(known, 0.50), p95_s=quantile(known, 0.95), p99_s=quantile(known, 0.99))
-
-
-def _little(done: Sequence[RequestRecord], window_s: float, in_flight: float) -> float | None:
-    if not done or in_flight == 0:
-        return None
-    return len(done) / window_s * fmean(request.e2e_s for request in done) / in_flight

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
-from loadtest.records import SUCCESSES, Event, RequestRecord, Sample
+import numpy as np
+
+from loadtest.records import SUCCESSES, Event, Sample
 from loadtest.reporter.observation import Series, Window
+from loadtest.request_table import RequestTable
 from loadtest.scenario import Limits
 
 LOAD_REACHED_RATIO: Final = 0.97
@@ -45,25 +46,28 @@ def series(samples: Iterable[Sample], signal: str, start_ns: int) -> Series:
     )
 
 
-def in_flight_mean(requests: Iterable[RequestRecord], window: Window) -> float:
+def in_flight_mean(requests: RequestTable, window: Window) -> float:
     """Mean requests between intent and end over the window: the exact integral over time."""
-    overlap_ns = sum(
-        max(0, min(request.done_ns, window.end_ns) - max(request.intended_ns, window.settled_ns))
-        for request in requests
-    )
+    overlap_ns = 0
+    for rows in requests.alive_in(("intended_ns", "done_ns"), window.settled_ns, window.end_ns):
+        ends_ns = np.minimum(rows["done_ns"], window.end_ns)
+        starts_ns = np.maximum(rows["intended_ns"], window.settled_ns)
+        overlap_ns += int(np.maximum(ends_ns - starts_ns, 0).sum())
     return overlap_ns / max(window.end_ns - window.settled_ns, 1)
 
 
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """Nearest rank: the smallest value that `share` of all values do not exceed."""
-    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
-
-
-def in_flight_counter(requests: Sequence[RequestRecord]) -> Callable[[int], int]:
-    """A function that says how many requests were between intent and end at a moment, nanoseconds."""
-    starts = sorted(request.intended_ns for request in requests)
-    ends = sorted(request.done_ns for request in requests)
-    return lambda at_ns: bisect_right(starts, at_ns) - bisect_right(ends, at_ns)
+def in_flight_at(requests: RequestTable, moments_ns: Sequence[int]) -> list[int]:
+    """How many requests were between intent and end at each of these moments, which are in order of time."""
+    if not moments_ns:
+        return []
+    moments = np.asarray(moments_ns, np.int64)
+    begun = np.zeros(len(moments) + 1, np.int64)
+    for rows in requests.alive_in(("intended_ns", "done_ns"), moments_ns[0], moments_ns[-1]):
+        # counted at every moment from its intent on, and taken off again from its end on
+        begun += np.bincount(np.searchsorted(moments, rows["intended_ns"]), minlength=len(begun))
+        begun -= np.bincount(np.searchsorted(moments, rows["done_ns"]), minlength=len(begun))
+    in_flight: list[int] = np.cumsum(begun)[:-1].tolist()
+    return in_flight
 
 
 def allowed_ratio(limits: Limits) -> float:

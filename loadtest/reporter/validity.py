@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
-from loadtest.records import RequestRecord, Sample
+import numpy as np
+
+from loadtest.records import Sample
+from loadtest.reporter.latency import succeeded
+from loadtest.request_table import RequestTable
 
 LOOKS_IN_VAIN: Final = 3
 """This many unanswered looks at the end, with no request answered meanwhile, are a dead server."""
@@ -18,37 +23,61 @@ COUNTS_DIFFER_MIN: Final = 5
 """Requests that end between a look at the server and the client's own note of it."""
 
 
-def server_death(requests: Sequence[RequestRecord], engine: Sequence[Sample]) -> str | None:
+def server_death(requests: RequestTable, engine: Sequence[Sample]) -> str | None:
     """One sentence when the server died or restarted during the run."""
     starts = [
         s.signals["process_start_time_seconds"] for s in engine if "process_start_time_seconds" in s.signals
     ]
     if any(later != earlier for earlier, later in pairwise(starts)):
         return "the server restarted during the run"
-    answered_ns = max((r.done_ns for r in requests if r.succeeded), default=0)
+    answered_ns = _answered_ns(requests)
     seen_ns = max((s.at_ns for s in engine if s.signals), default=None)
     if seen_ns is not None:
         in_vain = [s for s in engine if s.at_ns > max(seen_ns, answered_ns)]
         if len(in_vain) >= LOOKS_IN_VAIN:
             return f"the server stopped answering during the run ({in_vain[-1].gap})"
-    after = [r for r in requests if r.done_ns > answered_ns and r.outcome != "client_cancel"]
-    if answered_ns and len(after) >= LOOKS_IN_VAIN and all(r.outcome in UNREACHABLE for r in after):
-        return f"the server stopped answering during the run: the last {len(after)} requests did not reach it"
+    after = _ended_after(requests, answered_ns)
+    if answered_ns and after.total() >= LOOKS_IN_VAIN and after.keys() <= UNREACHABLE:
+        return (
+            f"the server stopped answering during the run: the last {after.total()} requests did not reach it"
+        )
     return None
 
 
-def counts_disagree(requests: Sequence[RequestRecord], engine: Sequence[Sample]) -> str | None:
+def _answered_ns(requests: RequestTable) -> int:
+    """When the last request ended that succeeded; 0 without one."""
+    latest = 0
+    for rows in requests.columns("outcome", "done_ns"):
+        latest = max(latest, int(np.max(rows["done_ns"], initial=0, where=succeeded(rows))))
+    return latest
+
+
+def _ended_after(requests: RequestTable, at_ns: int) -> Counter[str | None]:
+    """Outcomes of what ended later, those apart that we cut short."""
+    outcomes: Counter[str | None] = Counter()
+    for part in requests.parts:
+        if part.done_last_ns > at_ns:
+            rows = part.read(("outcome", "done_ns"))
+            outcomes.update(rows.take(rows["done_ns"] > at_ns).word_counts("outcome"))
+    del outcomes["client_cancel"]
+    return outcomes
+
+
+def counts_disagree(requests: RequestTable, engine: Sequence[Sample]) -> str | None:
     """One sentence when the server finished clearly more or fewer requests than this client had answered."""
     looks = [s for s in engine if "requests_finished_total" in s.signals]
     if len(looks) < 2:
         return None
     first, last = looks[0], looks[-1]
     finished = last.signals["requests_finished_total"] - first.signals["requests_finished_total"]
-    ended = [r for r in requests if first.at_ns < r.done_ns <= last.at_ns]
-    answered = sum(r.succeeded for r in ended)
-    slack = max(COUNTS_DIFFER_MIN, COUNTS_DIFFER_RATIO * len(ended))
-    if finished > len(ended) + slack:
-        return f"the server finished {finished:.0f} requests, {len(ended)} of them ours: it serves others too"
+    ended = answered = 0
+    for rows in requests.columns("outcome", "done_ns"):
+        between = (first.at_ns < rows["done_ns"]) & (rows["done_ns"] <= last.at_ns)
+        ended += int(between.sum())
+        answered += int((between & succeeded(rows)).sum())
+    slack = max(COUNTS_DIFFER_MIN, COUNTS_DIFFER_RATIO * ended)
+    if finished > ended + slack:
+        return f"the server finished {finished:.0f} requests, {ended} of them ours: it serves others too"
     if finished < answered - slack:
         return (
             f"the server finished {finished:.0f} requests where {answered} were answered: /metrics shows "

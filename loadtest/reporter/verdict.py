@@ -69,7 +69,7 @@ def _evidence(observation: Observation, n_safe: int) -> Evidence:
     proving: list[StageObservation] = [
         stage for stage in observation.stages if n_safe <= stage.users <= observation.n_max
     ]
-    violations = [violates for stage in proving for violates in stage.violations]
+    violations = b"".join(stage.violations for stage in proving)
     return weigh(violations, q=allowed_ratio(observation.limits), confidence=CONFIDENCE)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
+from loadtest.reporter.latency import NEEDED_BY_LATENESS, Latencies, exact_quantiles, send_lateness_s
 from loadtest.reporter.observation import ClientHealth, StageObservation, Wall, Window
-from loadtest.reporter.stages import in_flight_counter, load_reached, quantile
+from loadtest.reporter.stages import in_flight_at, load_reached
 from loadtest.results import RunRows
 
 SEND_LATENESS_S: Final = 0.020
@@ -26,11 +27,9 @@ def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
         if sample.source == "client"
         and any(window.settled_ns <= sample.at_ns < window.end_ns for window in windows)
     ]
-    started = [r for w in windows for r in rows.requests if w.settled_ns <= r.intended_ns < w.end_ns]
-    late = sorted(lateness_s for r in started if (lateness_s := r.send_lateness_s) is not None)
     lags = [s.signals["client_loop_lag_max_s"] for s in inside if "client_loop_lag_max_s" in s.signals]
     cpus = [s.signals["client_cpu_ratio"] for s in inside if "client_cpu_ratio" in s.signals]
-    lateness_s = quantile(late, 0.99) if late else None
+    lateness_s = _lateness_p99_s(rows, windows)
     lag_s = median(lags) if lags else None
     cpu_ratio = median(cpus) if cpus else None
     faults = []
@@ -49,19 +48,30 @@ def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
     )
 
 
+def _lateness_p99_s(rows: RunRows, windows: Sequence[Window]) -> float | None:
+    def latencies() -> Latencies:
+        for window in windows:
+            for started in rows.requests.started_in(NEEDED_BY_LATENESS, window.settled_ns, window.end_ns):
+                yield {"lateness": send_lateness_s(started)}
+
+    found = exact_quantiles(latencies, (0.99,)).get("lateness")
+    return found[0] if found else None
+
+
 def _parked(rows: RunRows, windows: Sequence[Window]) -> float | None:
     """Compares at the moments the server was looked at: requests in flight against running + waiting."""
-    in_flight_at = in_flight_counter(rows.requests)
-    shares = []
-    for sample in rows.samples:
-        if "running" not in sample.signals or "waiting" not in sample.signals:
-            continue
-        if not any(window.settled_ns <= sample.at_ns < window.end_ns for window in windows):
-            continue
-        in_flight = in_flight_at(sample.at_ns)
-        if in_flight:
-            counted = sample.signals["running"] + sample.signals["waiting"]
-            shares.append((in_flight - counted) / in_flight)
+    looks = [
+        sample
+        for sample in rows.samples
+        if "running" in sample.signals
+        and "waiting" in sample.signals
+        and any(window.settled_ns <= sample.at_ns < window.end_ns for window in windows)
+    ]
+    shares = [
+        (in_flight - (look.signals["running"] + look.signals["waiting"])) / in_flight
+        for look, in_flight in zip(looks, in_flight_at(rows.requests, [s.at_ns for s in looks]), strict=True)
+        if in_flight
+    ]
     return median(shares) if shares else None
 
 

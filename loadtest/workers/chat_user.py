@@ -9,6 +9,7 @@ from locust.exception import StopUser
 from loadtest.records import RequestIssued, RequestRecord
 from loadtest.row_file import RowFileError
 from loadtest.workers.desk import Desk, reception
+from loadtest.workers.ear import ear
 from loadtest.workers.prompts import Draw, draw
 from loadtest.workers.reply import gap_quantile_s
 from loadtest.workers.stream import Connection, Exchange
@@ -27,9 +28,13 @@ class ChatUser(User):
             raise StopUser
         self.desk: Desk = desk
         self.connection = Connection(desk.origin, desk.scenario.timeouts)
+        desk.connections.add(self.connection)
+        ear().hear()
+        self.connection.open()  # the first answer is not charged with the handshake
 
     def on_stop(self) -> None:
         if self.connection is not None:
+            self.desk.connections.discard(self.connection)
             self.connection.close()
 
     @task
@@ -37,6 +42,7 @@ class ChatUser(User):
         """One streaming request, one RequestRecord, whatever happens to it."""
         desk, connection = self.desk, self.connection
         assert connection is not None
+        ear().hear()  # before the work on a request: tokens of others may have come
         seq = desk.next_seq()
         drawn = draw(desk.scenario, desk.worker, seq)
         request = desk.request_bytes(drawn, seq)  # before the clock starts
@@ -97,7 +103,7 @@ def _issued(desk: Desk, drawn: Draw, seq: int, intended_ns: int) -> RequestIssue
 
 def _record(desk: Desk, drawn: Draw, seq: int, intended_ns: int, exchange: Exchange) -> RequestRecord:
     reply = exchange.reply
-    gaps_ns = sorted(reply.gaps_ns)
+    gaps_ns = reply.sorted_gaps_ns()
     return RequestRecord(
         worker=desk.worker,
         seq=seq,
@@ -111,7 +117,7 @@ def _record(desk: Desk, drawn: Draw, seq: int, intended_ns: int, exchange: Excha
         headers_ns=exchange.headers_ns,
         first_token_ns=reply.first_token_ns,
         last_token_ns=reply.last_token_ns,
-        done_ns=desk.clock(),
+        done_ns=exchange.done_ns,
         input_tokens=reply.input_tokens,
         output_tokens=reply.output_tokens,
         chunks=reply.chunks,
@@ -124,4 +130,6 @@ def _record(desk: Desk, drawn: Draw, seq: int, intended_ns: int, exchange: Excha
         reused_connection=exchange.reused_connection,
         retried=exchange.retried,
         error=desk.plain_error(exchange.error),
+        error_type=exchange.error_type,
+        error_number=exchange.error_number,
     )

@@ -14,11 +14,11 @@ from gevent.event import Event as Gate
 
 from loadtest.origin import ApiKey, Origin
 from loadtest.row_file import RowWriter
-from loadtest.scenario import Scenario
+from loadtest.scenario import PATHS, Scenario
 from loadtest.workers.prompts import ChatWords, Draw, chat_prompt, request_body, token_prompt
 from loadtest.workers.reply import plain_text
+from loadtest.workers.stream import Connection
 
-PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 OPEN_S_MAX = 30.0
 
 
@@ -39,6 +39,14 @@ class Desk:
     in_flight: int = 0
     seq: int = 0
     shown_errors: dict[str, str] = field(default_factory=dict)
+    connections: set[Connection] = field(default_factory=set)
+
+    @property
+    def last_token_ns(self) -> int | None:
+        """When a token came last, to any user of this process; None while none has come."""
+        return max(
+            (at_ns for one in self.connections if (at_ns := one.last_token_ns) is not None), default=None
+        )
 
     def next_seq(self) -> int:
         self.seq += 1

@@ -7,23 +7,14 @@ import socket as names
 import ssl
 from collections.abc import Callable
 from functools import cache
-from typing import Final, Protocol
+from typing import Final
 
 from gevent import Timeout, socket
 from gevent.ssl import SSLContext
 
 from loadtest.origin import Origin
 from loadtest.records import Outcome
-
-
-class Wire(Protocol):
-    """What an exchange needs of a socket; a test puts recorded bytes here."""
-
-    def settimeout(self, value: float | None, /) -> None: ...
-    def sendall(self, data: bytes, /) -> None: ...
-    def recv(self, size: int, /) -> bytes: ...
-    def close(self) -> None: ...
-
+from loadtest.workers.wire import SocketWire, Wire
 
 Dial = Callable[[Origin, float], Wire]
 """Opens a connection within so many seconds; raises OSError or UnicodeError, see `dial_outcome`."""
@@ -42,18 +33,35 @@ _BY_NUMBER: Final[dict[int | None, Outcome]] = {
 }
 
 
-def dial(origin: Origin, timeout_s: float) -> socket.socket:
-    """A connected socket. The limit covers the name, the connection and the TLS handshake together."""
+def dial(origin: Origin, timeout_s: float) -> SocketWire:
+    """A connected wire. The limit covers the name, the connection and the TLS handshake together."""
     with Timeout(timeout_s, TimeoutError(f"no connection within {timeout_s:g} s")):
-        connection = socket.create_connection((origin.host, origin.port))
+        connection = _connected(origin.host, origin.port)
         try:
             connection.setsockopt(names.IPPROTO_TCP, names.TCP_NODELAY, 1)
             if origin.scheme == "http":
-                return connection
-            return _verifying_context().wrap_socket(connection, server_hostname=origin.host)
+                return SocketWire(connection)
+            connection = _verifying_context().wrap_socket(connection, server_hostname=origin.host)
+            return SocketWire(connection)
         except BaseException:
             connection.close()
             raise
+
+
+def _connected(host: str, port: int) -> socket.socket:
+    """gevent asks a thread for every name, an address included: a thousand users would queue for it."""
+    family = names.AF_INET6 if ":" in host else names.AF_INET
+    try:
+        names.inet_pton(family, host)
+    except OSError:
+        return socket.create_connection((host, port))
+    connection = socket.socket(family)
+    try:
+        connection.connect((host, port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def dial_outcome(error: OSError | UnicodeError) -> Outcome:

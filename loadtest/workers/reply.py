@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from operator import sub
 from typing import Final
 
 from loadtest.records import ERROR_BYTES_MAX, Outcome
+from loadtest.workers.event_form import EventForm, form_of
 from loadtest.workers.sse import ERROR_SOURCE_BYTES, GOOD_FINISHES, EventReader, Meaning, read_event
 
-BODY_BYTES_MAX: Final = 64 * 2**20
 FINISH_REASON_CHARS: Final = 40
-
-
-class ReplyTooLarge(ValueError):  # noqa: N818  (reads as what happened)
-    """The server sent more than BODY_BYTES_MAX: no answer we ask for needs that."""
+LESSONS_MAX: Final = 8
+"""Forms learned in a row without use, before a stream is taken for one that does not repeat itself."""
 
 
 class Reply:
-    """What a streamed answer has said so far. Times are nanoseconds of one monotonic clock."""
+    """What a streamed answer has said so far. Times are nanoseconds of one monotonic clock.
+
+    A token costs one entry in `token_ns`. Events of a form seen before are recognised by their bytes;
+    `scans=False` decodes every one of them, with the same result.
+    """
 
     __slots__ = (
         "_body",
-        "_body_bytes",
+        "_form",
+        "_lessons_left",
         "_reader",
-        "chunks",
+        "_scans",
         "coalesced_reads",
         "done",
         "error",
         "finish_reason",
-        "first_token_ns",
-        "gaps_ns",
         "input_tokens",
         "is_stream",
-        "last_token_ns",
         "output_tokens",
+        "token_ns",
         "unreadable",
     )
 
-    def __init__(self, *, is_stream: bool) -> None:
+    def __init__(self, *, is_stream: bool, scans: bool = True) -> None:
         self.is_stream = is_stream
-        self.first_token_ns: int | None = None
-        self.last_token_ns: int | None = None
-        self.gaps_ns: list[int] = []
-        self.chunks = 0
+        self.token_ns = array("q")
+        """When the read came that carried each token event."""
         self.coalesced_reads = 0
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
@@ -51,34 +52,71 @@ class Reply:
         self.error: str | None = None
         self.unreadable: str | None = None
         self._reader = EventReader()
+        self._scans = scans
+        self._form: EventForm | None = None
+        self._lessons_left = LESSONS_MAX
         self._body = b""
-        self._body_bytes = 0
+
+    @property
+    def chunks(self) -> int:
+        return len(self.token_ns)
+
+    @property
+    def first_token_ns(self) -> int | None:
+        return self.token_ns[0] if self.token_ns else None
+
+    @property
+    def last_token_ns(self) -> int | None:
+        return self.token_ns[-1] if self.token_ns else None
+
+    def sorted_gaps_ns(self) -> list[int]:
+        """The times between token events, the shortest first; exact, and one less than there are events."""
+        return sorted(map(sub, self.token_ns[1:], self.token_ns))
 
     def feed(self, body: bytes, at_ns: int) -> None:
         """`body` was read at `at_ns`; every token in it gets that time.
 
-        Raises EventTooLarge or ReplyTooLarge when there is no use in reading on.
+        Raises EventTooLarge when there is no use in reading on.
         """
-        self._body_bytes += len(body)
-        if self._body_bytes > BODY_BYTES_MAX:
-            raise ReplyTooLarge(f"an answer of more than {BODY_BYTES_MAX} bytes")
         if not self.is_stream:
             self._body = (self._body + body)[:ERROR_SOURCE_BYTES]
             return
-        before = self.chunks
-        for event in self._reader.feed(body):
-            self._take(read_event(event), at_ns)
-        if self.chunks - before > 1:
+        before = len(self.token_ns)
+        at = 0
+        while at < len(body):
+            if (form := self.form) is not None:
+                count, at = form.tokens(body, at)
+                self.token_ns.extend([at_ns] * count)
+                self._lessons_left = LESSONS_MAX if count else self._lessons_left
+            if at < len(body):
+                at = self._decode(body, at, at_ns)
+        if len(self.token_ns) - before > 1:
             self.coalesced_reads += 1
+
+    @property
+    def form(self) -> EventForm | None:
+        """What the next event may be recognised by; None inside one, or when nothing was learned."""
+        return self._form if self._form is not None and self._reader.is_between_events else None
+
+    def _decode(self, body: bytes, at: int, at_ns: int) -> int:
+        """The long way, as far as the next event may begin."""
+        end = body.find(b"\n\n", at) + 2 if self._scans else 0
+        piece = body[at:end] if end > 1 else body[at:]
+        for event in self._reader.feed(piece):
+            said = read_event(event)
+            self._take(said, at_ns)
+            if self._scans and self._lessons_left:
+                self._learn(form_of(event, said))
+        return at + len(piece)
+
+    def _learn(self, form: EventForm | None) -> None:
+        if form is not None:
+            self._form = form
+            self._lessons_left -= 1
 
     def _take(self, said: Meaning, at_ns: int) -> None:
         if said.has_token:
-            self.chunks += 1
-            if self.last_token_ns is None:
-                self.first_token_ns = at_ns
-            else:
-                self.gaps_ns.append(at_ns - self.last_token_ns)
-            self.last_token_ns = at_ns
+            self.token_ns.append(at_ns)
         self.done = self.done or said.done
         if said.finish_reason:
             self.finish_reason = plain_text(said.finish_reason)[:FINISH_REASON_CHARS]

@@ -48,6 +48,11 @@ class EventReader:
         self._skip_lf = False
         self._first_line = True
 
+    @property
+    def is_between_events(self) -> bool:
+        """Nothing of a next event was seen: what comes now begins one."""
+        return not (self._held_bytes or self._partial or self._skip_lf)
+
     def feed(self, chunk: bytes) -> list[ServerEvent]:
         """The events that `chunk` completes. Raises EventTooLarge."""
         if not chunk:

@@ -1,14 +1,16 @@
-"""The socket side of one request: connect or reuse, send, read with one timestamp a read, give up in time.
+"""One request over a wire: connect or reuse, send, fold each read as it comes, give up in time.
 
-Only HTTP/1.1 over gevent sockets, plain or TLS with verification. A redirect is an answer like any other
-and is never followed. vLLM closes idle connections after 5 s, so ours are reused within 2 s only.
+Only HTTP/1.1, plain or TLS with verification. A redirect is an answer like any other and is never followed.
+vLLM closes idle connections after 5 s, so ours are reused within 2 s only. No read has a timer of its own:
+the greenlet sleeps until the nearest limit, and looks then whether tokens have moved it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from gevent import GreenletExit
@@ -16,14 +18,12 @@ from gevent import GreenletExit
 from loadtest.origin import Origin
 from loadtest.records import SUCCESSES, Outcome
 from loadtest.scenario import Timeouts
-from loadtest.workers.dial import Dial, Wire, dial, dial_outcome, error_text
-from loadtest.workers.http1 import BadResponse, ResponseReader
-from loadtest.workers.reply import Reply, ReplyTooLarge
-from loadtest.workers.sse import EventTooLarge
+from loadtest.workers.attempt import Attempt, Fault
+from loadtest.workers.dial import Dial, dial, dial_outcome, error_text
+from loadtest.workers.reply import Reply
+from loadtest.workers.wire import Wire
 
-READ_BYTES: Final = 65_536
 IDLE_S_MAX: Final = 2.0
-EVENT_STREAM: Final = "text/event-stream"
 Clock = Callable[[], int]
 
 
@@ -39,33 +39,15 @@ class Exchange:
     connected_ns: int | None
     sent_ns: int | None
     headers_ns: int | None
+    done_ns: int
     http_status: int | None
     reused_connection: bool
     retried: bool
     error: str | None
+    error_type: str | None = None
+    error_number: int | None = None
     stopped_by: BaseException | None = None
     """What cancelled it; to be raised again once the row is written."""
-
-
-class Fault(Exception):  # noqa: N818  (reads as what happened)
-    """A request that cannot go on, and how it is called."""
-
-    def __init__(self, outcome: Outcome, error: str) -> None:
-        super().__init__(error)
-        self.outcome: Outcome = outcome
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """The facts of one try, filled in as it goes on, so that a fault in the middle keeps what was seen."""
-
-    reused: bool
-    reply: Reply
-    reader: ResponseReader
-    connected_ns: int | None = None
-    sent_ns: int | None = None
-    headers_ns: int | None = None
-    got_bytes: bool = False
 
 
 class Connection:
@@ -79,7 +61,20 @@ class Connection:
         self._clock = clock
         self._dial = dial
         self._wire: Wire | None = None
+        self._was_used = False
+        self._connected_ns: int | None = None
         self._idle_since_ns = 0
+        self._reply: Reply | None = None
+
+    @property
+    def last_token_ns(self) -> int | None:
+        """When the last token of the answer came that is read now, or was read last."""
+        return None if self._reply is None else self._reply.last_token_ns
+
+    def open(self) -> None:
+        """Connects before there is a request; whoever fails now will fail again, and be a row, then."""
+        with contextlib.suppress(Fault):
+            self._connect()
 
     def exchange(self, request: bytes, intended_ns: int, planned_output_tokens: int) -> Exchange:
         """Sends `request` and reads its answer to the end; faults come back as outcomes, never as errors.
@@ -92,149 +87,115 @@ class Connection:
             return first
         return self._try(request, intended_ns, planned_output_tokens, retried=True)
 
-    def _try(
-        self, request: bytes, intended_ns: int, planned_output_tokens: int, *, retried: bool
-    ) -> Exchange:
-        attempt = self._new_attempt()
-        try:
-            outcome = self._run(attempt, request, intended_ns, planned_output_tokens)
-        except Fault as fault:
-            self.close()
-            outcome = fault.outcome if attempt.reply.error is None else "stream_error"
-            return _finished(attempt, outcome, error=attempt.reply.error or str(fault), retried=retried)
-        except (GreenletExit, KeyboardInterrupt) as stop:
-            # Locust stops this user, or Ctrl-C came while it ran: what was seen so far is still a row
-            self.close()
-            done = _finished(attempt, "client_cancel", error="the run ended first", retried=retried)
-            return replace(done, stopped_by=stop)
-        return _finished(attempt, outcome, error=None, retried=retried)
-
     def close(self) -> None:
         if self._wire is not None:
             self._wire.close()
             self._wire = None
 
-    def _new_attempt(self) -> _Attempt:
+    def _try(
+        self, request: bytes, intended_ns: int, planned_output_tokens: int, *, retried: bool
+    ) -> Exchange:
         if self._wire is not None and self._clock() - self._idle_since_ns > IDLE_S_MAX * 1e9:
             self.close()
-        return _Attempt(reused=self._wire is not None, reply=Reply(is_stream=True), reader=ResponseReader())
-
-    def _run(
-        self, attempt: _Attempt, request: bytes, intended_ns: int, planned_output_tokens: int
-    ) -> Outcome:
-        if self._wire is None:
-            self._wire = self._connect()
-            attempt.connected_ns = self._clock()
-        wire = self._wire
-        outcome = self._arm(attempt, wire, intended_ns)
+        attempt = Attempt(reused=self._wire is not None and self._was_used)
+        self._reply = attempt.reply
+        fault: Fault | None = None
+        stop: BaseException | None = None
         try:
-            wire.sendall(request)
-        except TimeoutError as error:
-            raise _too_late(outcome) from error
-        except OSError as error:
-            raise _reset(attempt, error) from error
-        attempt.sent_ns = self._clock()
-        clean_end = self._read(attempt, wire, intended_ns)
-        if not (clean_end and attempt.reader.keep_alive) or attempt.reader.has_extra_bytes:
+            outcome = self._run(attempt, request, intended_ns, planned_output_tokens)
+        except Fault as error:
+            fault = error
+            outcome = fault.outcome if attempt.reply.error is None else "stream_error"
             self.close()
-        self._idle_since_ns = self._clock()
+        except (GreenletExit, KeyboardInterrupt) as error:
+            # Locust stops this user, or Ctrl-C came while it ran: what was seen so far is still a row
+            stop, outcome = error, "client_cancel"
+            fault = Fault(outcome, "the run ended first", stop)
+            self.close()
+        return Exchange(
+            reply=attempt.reply,
+            outcome=outcome,
+            connected_ns=attempt.connected_ns,
+            sent_ns=attempt.sent_ns,
+            headers_ns=attempt.headers_ns,
+            done_ns=self._clock() if attempt.stopped_ns is None else attempt.stopped_ns,
+            http_status=attempt.reader.status if attempt.reader.has_headers else None,
+            reused_connection=attempt.reused,
+            retried=retried,
+            error=_words(attempt.reply, outcome, fault),
+            error_type=None if fault is None else fault.type,
+            error_number=None if fault is None else fault.number,
+            stopped_by=stop,
+        )
+
+    def _run(self, attempt: Attempt, request: bytes, intended_ns: int, planned_output_tokens: int) -> Outcome:
+        wire = self._wire or self._connect()
+        if not attempt.reused:
+            attempt.connected_ns = self._connected_ns
+        within_s, late = self._time_left(attempt.reply, intended_ns)
+        try:
+            wire.send(request, within_s)
+        except TimeoutError as error:
+            raise _too_late(late) from error
+        except OSError as error:
+            raise attempt.reset(error) from error
+        attempt.sent_ns = self._clock()
+        self._hear(attempt, wire, intended_ns)
+        if not (attempt.clean_end and attempt.reader.keep_alive) or attempt.reader.has_extra_bytes:
+            self.close()
+        self._was_used, self._idle_since_ns = True, self._clock()
         status = attempt.reader.status
         assert status is not None
         return attempt.reply.outcome(
-            status=status, clean_end=clean_end, planned_output_tokens=planned_output_tokens
+            status=status, clean_end=attempt.clean_end, planned_output_tokens=planned_output_tokens
         )
+
+    def _hear(self, attempt: Attempt, wire: Wire, intended_ns: int) -> None:
+        """Until the answer has ended; goes round again only when a limit may have passed."""
+        done = False
+        while not done:
+            left_s, _ = self._time_left(attempt.reply, intended_ns)
+            try:
+                # a token that comes while we sleep may bring the limit as near as this
+                done = wire.listen(attempt.take, min(left_s, self._timeouts.between_tokens_s))
+            except OSError as error:
+                raise attempt.reset(error) from error
 
     def _connect(self) -> Wire:
         try:
-            return self._dial(self._origin, self._timeouts.connect_s)
+            self._wire = self._dial(self._origin, self._timeouts.connect_s)
         except (OSError, UnicodeError) as error:
-            raise Fault(dial_outcome(error), error_text(error)) from error
+            raise Fault(dial_outcome(error), error_text(error), error) from error
+        self._was_used, self._idle_since_ns = False, self._clock()
+        self._connected_ns = self._idle_since_ns
+        return self._wire
 
-    def _read(self, attempt: _Attempt, wire: Wire, intended_ns: int) -> bool:
-        """Reads until the answer is complete (True) or the server closes early (False)."""
-        reader = attempt.reader
-        while not reader.complete:
-            outcome = self._arm(attempt, wire, intended_ns)
-            try:
-                data = wire.recv(READ_BYTES)
-            except TimeoutError as error:
-                raise _too_late(outcome) from error
-            except OSError as error:
-                raise _reset(attempt, error) from error
-            at_ns = self._clock()
-            if not data:
-                if not attempt.got_bytes:
-                    raise _reset(attempt, ConnectionResetError("closed before the first byte"))
-                if not reader.has_headers:
-                    raise Fault("truncated", "the answer ended inside its headers")
-                return reader.end_of_stream()
-            attempt.got_bytes = True
-            _take(attempt, data, at_ns)
-        return True
-
-    def _arm(self, attempt: _Attempt, wire: Wire, intended_ns: int) -> Outcome:
-        """Sets how long the next call may take; returns what it is called when it takes longer."""
-        limit_ns, outcome = self._limit(attempt.reply, intended_ns)
+    def _time_left(self, reply: Reply, intended_ns: int) -> tuple[float, Outcome]:
+        """Seconds to the nearest of the token limit and the total one, and what it is called to pass it."""
+        limits, last_ns = self._timeouts, reply.last_token_ns
+        late: Outcome
+        if last_ns is None:
+            limit_ns, late = intended_ns + int(limits.first_token_s * 1e9), "stall_ttft"
+        else:
+            limit_ns, late = last_ns + int(limits.between_tokens_s * 1e9), "stall_gap"
+        total_ns = intended_ns + int(limits.total_s * 1e9)
+        if total_ns < limit_ns:
+            limit_ns, late = total_ns, "deadline"
         left_s = (limit_ns - self._clock()) / 1e9
         if left_s <= 0:
-            raise _too_late(outcome)
-        wire.settimeout(left_s)
-        return outcome
-
-    def _limit(self, reply: Reply, intended_ns: int) -> tuple[int, Outcome]:
-        """When to give up, and what that is called: the nearest of the token limit and the total one."""
-        limits = self._timeouts
-        total_ns = intended_ns + int(limits.total_s * 1e9)
-        token: tuple[int, Outcome]
-        if reply.last_token_ns is None:
-            token = intended_ns + int(limits.first_token_s * 1e9), "stall_ttft"
-        else:
-            token = reply.last_token_ns + int(limits.between_tokens_s * 1e9), "stall_gap"
-        return min(token, (total_ns, "deadline"), key=lambda limit: limit[0])
+            raise _too_late(late)
+        return left_s, late
 
 
-def _finished(attempt: _Attempt, outcome: Outcome, *, error: str | None, retried: bool) -> Exchange:
-    reply = attempt.reply
-    if error is None and outcome not in SUCCESSES:
-        said = reply.error or reply.unreadable or reply.error_body()
-        error = said or f"the answer ended as {outcome}, without a word"
-    return Exchange(
-        reply=reply,
-        outcome=outcome,
-        connected_ns=attempt.connected_ns,
-        sent_ns=attempt.sent_ns,
-        headers_ns=attempt.headers_ns,
-        http_status=attempt.reader.status if attempt.reader.has_headers else None,
-        reused_connection=attempt.reused,
-        retried=retried,
-        error=error,
-    )
-
-
-def _take(attempt: _Attempt, data: bytes, at_ns: int) -> None:
-    try:
-        body = attempt.reader.feed(data)
-        if attempt.headers_ns is None and attempt.reader.has_headers:
-            attempt.headers_ns = at_ns
-            attempt.reply.is_stream = _is_event_stream(attempt.reader)
-        if body:
-            attempt.reply.feed(body, at_ns)
-    except (BadResponse, EventTooLarge, ReplyTooLarge) as error:
-        raise Fault("bad_payload", str(error)) from error
-
-
-def _is_event_stream(reader: ResponseReader) -> bool:
-    coding = reader.headers.get("content-encoding", "identity").lower()
-    if coding != "identity":
-        raise Fault("bad_payload", f"the answer is {coding}-encoded though identity was asked for")
-    return reader.status == 200 and reader.headers.get("content-type", "").lower().startswith(EVENT_STREAM)
+def _words(reply: Reply, outcome: Outcome, fault: Fault | None) -> str | None:
+    """Why it was no success: what the server said goes before what we saw."""
+    if outcome in SUCCESSES:
+        return None
+    seen = f"the answer ended as {outcome}, without a word" if fault is None else str(fault)
+    if fault is not None:
+        return reply.error or seen
+    return reply.error or reply.unreadable or reply.error_body() or seen
 
 
 def _too_late(outcome: Outcome) -> Fault:
     return Fault(outcome, f"the time limit passed ({outcome})")
-
-
-def _reset(attempt: _Attempt, error: OSError) -> Fault:
-    if attempt.got_bytes:
-        return Fault("reset_midstream", error_text(error))
-    return Fault("reset_reused" if attempt.reused else "reset_fresh", error_text(error))

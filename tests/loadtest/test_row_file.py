@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -109,7 +106,7 @@ def test_any_other_line_is_no_row(line: bytes) -> None:
 
 def test_a_row_of_a_newer_schema_keeps_what_we_know() -> None:
     known = encode_row(ROWS[0])[9:-1]
-    newer = known.replace(b'"worker":0', b'"worker":0,"colour":"red"')
+    newer = known.replace(b'"schema":1', b'"schema":1,"colour":"red"')
     assert decode_line(b"%08x %s" % (zlib.crc32(newer), newer)) == ROWS[0]
 
 
@@ -130,7 +127,7 @@ def test_a_full_disk_is_one_sentence_and_costs_the_torn_row_only(tmp_path: Path)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     writer = RowWriter(tmp_path / "a.jsonl")
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(3.5 * len(encode_row(ROWS[0]))), before[1]))
         with pytest.raises(RowFileError, match="cannot write"):
             fill(writer)
     finally:
@@ -140,34 +137,3 @@ def test_a_full_disk_is_one_sentence_and_costs_the_torn_row_only(tmp_path: Path)
     rows, damage = read(tmp_path / "a.jsonl")
     assert rows == [ROWS[0]] * 3
     assert damage == Damage(torn_tails=1)
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-from loadtest.records import Event
-from loadtest.row_file import RowWriter
-writer = RowWriter(Path(sys.argv[1]))
-for count in range(10**9):
-    writer.append(Event(at_ns=count, event="note"))
-    os.write(1, b"%d\\n" % count)
-"""
-
-
-def test_a_writer_that_is_killed_loses_no_row_it_acknowledged(tmp_path: Path) -> None:
-    for attempt in range(5):
-        path = tmp_path / f"{attempt}.jsonl"
-        writer = subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE)
-        assert writer.stdout is not None
-        head = b""
-        while head.count(b"\n") < 200 * (attempt + 1):
-            head += os.read(writer.stdout.fileno(), 65_536)
-        writer.send_signal(signal.SIGKILL)
-        tail = writer.stdout.read()
-        writer.wait()
-        writer.stdout.close()
-        acknowledged = (head + tail).count(b"\n")
-        rows, damage = read(path)
-        assert acknowledged <= len(rows) <= acknowledged + 1
-        assert [row.at_ns for row in rows if isinstance(row, Event)] == list(range(len(rows)))
-        assert damage.bad_lines == 0

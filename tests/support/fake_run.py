@@ -10,6 +10,7 @@ from estimator.spec import Lengths, Workload
 from loadtest.records import Event, RequestRecord, Sample
 from loadtest.reporter.saturation import observe
 from loadtest.reporter.verdict import Verdict, judge
+from loadtest.request_table import RequestTable
 from loadtest.results import RunRows
 from loadtest.row_file import Damage
 from loadtest.run_folder import Manifest
@@ -112,7 +113,10 @@ class FakeRun:
         end_ns = len(self.stages) * STAGE_S * SECOND_NS
         events.append(Event(at_ns=end_ns, event="run_end", data={"reason": "plan complete"}))
         return RunRows(
-            requests=tuple(requests), samples=tuple(samples), events=tuple(events), damage=Damage()
+            requests=RequestTable.of(requests),
+            samples=tuple(samples),
+            events=tuple(events),
+            damage=Damage(),
         )
 
     def _is_dead(self, at_s: float) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from loadtest.columns import columns_of
 from loadtest.records import Outcome, RequestRecord, Sample
-from loadtest.reporter.saturation import breaks_a_limit
+from loadtest.reporter.latency import breaks_a_limit
 from loadtest.reporter.validity import counts_disagree, server_death
+from loadtest.request_table import RequestTable
 from loadtest.scenario import Limits
 
 SECOND_NS = 1_000_000_000
@@ -33,7 +35,11 @@ def in_vain(at_s: float) -> Sample:
     return Sample(at_ns=int(at_s * SECOND_NS), source="engine", target="t", gap="timeout")
 
 
-ANSWERED = [request(second / 10) for second in range(1, 1001)]
+def breaks(asked: RequestRecord, limits: Limits) -> bool:
+    return bool(breaks_a_limit(columns_of([asked]), limits)[0])
+
+
+ANSWERED = RequestTable.of([request(second / 10) for second in range(1, 1001)])
 
 
 def test_counts_that_differ_by_what_is_on_its_way_agree() -> None:
@@ -55,29 +61,29 @@ def test_only_what_lies_between_two_looks_is_compared() -> None:
 
 
 def test_requests_of_ours_that_failed_may_have_been_finished_by_the_server() -> None:
-    cut = [request(second / 10, "stall_gap") for second in range(1, 501)]
+    cut = RequestTable.of([request(second / 10, "stall_gap") for second in range(1, 501)])
     assert counts_disagree(cut, [look(0, 0), look(100, 500)]) is None
     assert counts_disagree(cut, [look(0, 0), look(100, 0)]) is None
 
 
 def test_a_busy_server_that_skips_some_looks_is_alive() -> None:
     looks = [look(1, 0), in_vain(2), in_vain(3), in_vain(4), in_vain(5)]
-    assert server_death([request(4.5)], looks) is None
-    assert "(timeout)" in str(server_death([request(1.5)], looks))
+    assert server_death(RequestTable.of([request(4.5)]), looks) is None
+    assert "(timeout)" in str(server_death(RequestTable.of([request(1.5)]), looks))
 
 
 def test_a_server_that_never_answered_did_not_die_in_the_run() -> None:
-    assert server_death([request(1, "connect_refused") for _ in range(9)], []) is None
+    assert server_death(RequestTable.of([request(1, "connect_refused") for _ in range(9)]), []) is None
 
 
 def test_refusals_by_the_server_itself_are_no_death() -> None:
-    assert server_death([request(1), *[request(2, "http_5xx")] * 5], []) is None
-    assert server_death([request(1), *[request(2, "connect_refused")] * 5], []) is not None
+    assert server_death(RequestTable.of([request(1), *[request(2, "http_5xx")] * 5]), []) is None
+    assert server_death(RequestTable.of([request(1), *[request(2, "connect_refused")] * 5]), []) is not None
 
 
 def test_a_request_cut_short_has_broken_the_limits_it_outlasted() -> None:
     limits = Limits(ttft_s=2.0, e2e_s=9.0)
-    assert breaks_a_limit(request(3, "client_cancel"), limits)
-    assert not breaks_a_limit(request(1, "client_cancel"), limits)
-    assert not breaks_a_limit(request(3, "client_cancel", first_s=1), limits)
-    assert breaks_a_limit(request(10, "client_cancel", first_s=1), limits)
+    assert breaks(request(3, "client_cancel"), limits)
+    assert not breaks(request(1, "client_cancel"), limits)
+    assert not breaks(request(3, "client_cancel", first_s=1), limits)
+    assert breaks(request(10, "client_cancel", first_s=1), limits)

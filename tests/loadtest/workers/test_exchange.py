@@ -16,6 +16,7 @@ from loadtest.origin import Origin
 from loadtest.scenario import Timeouts
 from loadtest.workers.dial import dial_outcome
 from loadtest.workers.stream import Connection, Exchange
+from loadtest.workers.wire import Take
 
 STREAMS = Path(__file__).parents[2] / "fixtures/streams"
 ORIGIN = Origin(scheme="http", host="server", port=80)
@@ -56,31 +57,29 @@ class RecordedWire:
     clock: Clock
     says: list[Said]
     refuses: BaseException | None = None
-    limit_s: float | None = None
     sent: list[bytes] = field(default_factory=list)
     is_closed: bool = False
 
-    def settimeout(self, value: float | None, /) -> None:
-        self.limit_s = value
-
-    def sendall(self, data: bytes, /) -> None:
+    def send(self, data: bytes, within_s: float) -> None:
         if self.refuses is not None:
             raise self.refuses
         self.sent.append(data)
 
-    def recv(self, size: int, /) -> bytes:
-        if not self.says:
-            return b""
-        wait_ms, what = self.says[0]
-        assert self.limit_s is not None, "a read without a limit can wait for ever"
-        if wait_ms * MS > self.limit_s * 1e9:
-            self.clock.now_ns += int(self.limit_s * 1e9)
-            raise TimeoutError
-        self.says.pop(0)
-        self.clock.now_ns += wait_ms * MS
-        if isinstance(what, BaseException):
-            raise what
-        return what
+    def listen(self, take: Take, within_s: float) -> bool:
+        late_ns = self.clock.now_ns + int(within_s * 1e9)
+        while self.says:
+            wait_ms, what = self.says[0]
+            if self.clock.now_ns + wait_ms * MS > late_ns:
+                self.says[0] = wait_ms - (late_ns - self.clock.now_ns) // MS, what
+                self.clock.now_ns = late_ns
+                return False
+            self.says.pop(0)
+            self.clock.now_ns += wait_ms * MS
+            if isinstance(what, BaseException):
+                raise what
+            if take(what, self.clock.now_ns):
+                return True
+        return take(b"", self.clock.now_ns)
 
     def close(self) -> None:
         self.is_closed = True
@@ -118,13 +117,13 @@ def test_every_time_is_that_of_the_read_that_carried_it() -> None:
     reply = exchange.reply
     assert (exchange.outcome, exchange.connected_ns, exchange.sent_ns) == ("ok", 2 * MS, 2 * MS)
     assert (exchange.headers_ns, reply.first_token_ns, reply.last_token_ns) == (12 * MS, 102 * MS, 152 * MS)
-    assert reply.gaps_ns == [20 * MS, 30 * MS]
+    assert reply.sorted_gaps_ns() == [20 * MS, 30 * MS]
     assert (reply.chunks, reply.output_tokens, reply.coalesced_reads) == (3, 3, 0)
 
 
 def test_tokens_that_came_in_one_read_share_its_time_and_are_called_coalesced() -> None:
     reply = Line([(10, HEAD), (90, chunk(token()) + chunk(token())), (5, END)]).ask().reply
-    assert (reply.gaps_ns, reply.coalesced_reads) == ([0, 5 * MS], 1)
+    assert (reply.sorted_gaps_ns(), reply.coalesced_reads) == ([0, 5 * MS], 1)
 
 
 @pytest.mark.parametrize("name", ["chat", "completions"])

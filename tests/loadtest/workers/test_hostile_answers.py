@@ -8,8 +8,9 @@ import pytest
 
 from loadtest.origin import ApiKey
 from loadtest.records import ERROR_BYTES_MAX
+from loadtest.workers.attempt import ANSWER_BYTES_MAX, Attempt, Fault
 from loadtest.workers.http1 import BadResponse, ResponseReader
-from loadtest.workers.reply import BODY_BYTES_MAX, Reply, ReplyTooLarge, plain_text
+from loadtest.workers.reply import Reply, plain_text
 from loadtest.workers.sse import EventReader, EventTooLarge, ServerEvent, read_event
 
 TOKEN = b'data: {"choices":[{"text":"a"}]}\n\n'
@@ -33,11 +34,15 @@ def feed_all(reader: EventReader, pieces: list[bytes]) -> None:
         reader.feed(piece)
 
 
-def test_an_answer_longer_than_any_we_ask_for_is_refused() -> None:
-    reply = Reply(is_stream=False)
-    reply.feed(bytes(BODY_BYTES_MAX), 1)
-    with pytest.raises(ReplyTooLarge):
-        reply.feed(b"x", 2)
+@pytest.mark.parametrize("kind", [b"text/event-stream", b"text/html"])
+def test_an_answer_longer_than_any_we_ask_for_is_refused(kind: bytes) -> None:
+    attempt = Attempt(reused=False)
+    attempt.take(b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n\r\n" % kind, 1)
+    for _ in range(3):
+        attempt.take(b": " + bytes(ANSWER_BYTES_MAX // 4) + b"\n\n", 2)
+    with pytest.raises(Fault, match="more than") as refused:
+        attempt.take(bytes(ANSWER_BYTES_MAX // 4), 2)
+    assert refused.value.outcome == "bad_payload"
 
 
 def test_nothing_read_between_the_halves_of_a_line_end_changes_nothing() -> None:

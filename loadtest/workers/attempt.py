@@ -1,0 +1,106 @@
+"""One try of a request: folds each read as it comes; most are one more token and are only dated. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from loadtest.records import Outcome
+from loadtest.workers.dial import error_text
+from loadtest.workers.event_form import EventForm
+from loadtest.workers.http1 import BadResponse, ResponseReader
+from loadtest.workers.reply import Reply
+from loadtest.workers.sse import EventTooLarge
+
+EVENT_STREAM: Final = "text/event-stream"
+ANSWER_BYTES_MAX: Final = 64 * 2**20
+"""No answer we ask for needs more; it bounds what a hostile server makes us keep."""
+
+
+class Fault(Exception):  # noqa: N818  (reads as what happened)
+    """A request that cannot go on: how it is called, why, and the system's error behind it."""
+
+    def __init__(self, outcome: Outcome, error: str, cause: BaseException | None = None) -> None:
+        super().__init__(error)
+        self.outcome: Outcome = outcome
+        self.type = type(cause or self).__name__
+        self.number: int | None = getattr(cause, "errno", None)
+
+
+class Attempt:
+    """One try: what was seen so far, so that a fault in the middle keeps it. `take` is the hot path."""
+
+    __slots__ = (
+        "clean_end",
+        "connected_ns",
+        "headers_ns",
+        "read_bytes",
+        "reader",
+        "reply",
+        "reused",
+        "sent_ns",
+        "steady",
+        "stopped_ns",
+    )
+
+    def __init__(self, *, reused: bool, scans: bool = True) -> None:
+        self.reused = reused
+        self.reply = Reply(is_stream=True, scans=scans)
+        self.reader = ResponseReader(scans=scans)
+        self.steady: EventForm | None = None
+        """Set while the next read may be one chunk with one token: nothing of it has come before."""
+        self.connected_ns: int | None = None
+        self.sent_ns: int | None = None
+        self.headers_ns: int | None = None
+        self.stopped_ns: int | None = None
+        self.read_bytes = 0
+        self.clean_end = False
+
+    def take(self, data: bytes, at_ns: int) -> bool:
+        """One read; True when nothing more will come. Raises Fault."""
+        self.read_bytes += len(data)
+        if self.read_bytes > ANSWER_BYTES_MAX:
+            raise Fault("bad_payload", f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+        if self.steady is not None and self.steady.is_one_token(data):
+            self.reply.token_ns.append(at_ns)
+            return False
+        if not data:
+            return self._closed(at_ns)
+        reader = self.reader
+        try:
+            body = reader.feed(data)
+            if self.headers_ns is None:
+                self._look_at_headers(at_ns)
+            if body:
+                self.reply.feed(body, at_ns)
+        except (BadResponse, EventTooLarge) as error:
+            raise Fault("bad_payload", str(error), error) from error
+        if reader.complete:
+            self.clean_end, self.stopped_ns = True, at_ns
+            return True
+        self.steady = self.reply.form if reader.is_between_chunks else None
+        return False
+
+    def _look_at_headers(self, at_ns: int) -> None:
+        if self.reader.has_headers:
+            self.headers_ns = at_ns
+            self.reply.is_stream = _is_event_stream(self.reader)
+
+    def _closed(self, at_ns: int) -> bool:
+        if not self.read_bytes:
+            raise self.reset(ConnectionResetError("closed before the first byte"))
+        if not self.reader.has_headers:
+            raise Fault("truncated", "the answer ended inside its headers")
+        self.clean_end, self.stopped_ns = self.reader.end_of_stream(), at_ns
+        return True
+
+    def reset(self, error: OSError) -> Fault:
+        if self.read_bytes:
+            return Fault("reset_midstream", error_text(error), error)
+        return Fault("reset_reused" if self.reused else "reset_fresh", error_text(error), error)
+
+
+def _is_event_stream(reader: ResponseReader) -> bool:
+    coding = reader.headers.get("content-encoding", "identity").lower()
+    if coding != "identity":
+        raise Fault("bad_payload", f"the answer is {coding}-encoded though identity was asked for")
+    return reader.status == 200 and reader.headers.get("content-type", "").lower().startswith(EVENT_STREAM)
