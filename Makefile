@@ -39,6 +39,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/estimator_accuracy.py
 	$(BIN)/python benchmarks/twin_speed.py
 	$(BIN)/python benchmarks/metrics_page.py
+	$(BIN)/python benchmarks/rows.py
 
 fix: .venv/installed
 	$(BIN)/ruff format .

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import signal
-import sqlite3
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -174,7 +173,7 @@ class Hooks:
                 station.close()
             if lead is not None:
                 lead.close()
-        except (PlainError, OSError, sqlite3.Error) as error:
+        except (PlainError, OSError) as error:
             self._complain(f"the end of the run could not be written: {error}", EXIT_USAGE)
         if self._member is not None:
             self._member.rows_closed()
