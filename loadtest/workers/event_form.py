@@ -3,12 +3,12 @@
 A server repeats itself: within a stream only the text of a token changes. Once one event was decoded and
 was a token and nothing else, so is every event that differs from it in the body of that one string.
 
-Why that is exact. The event was valid JSON, and neither the bytes before the hole nor those after it hold a
-backslash; so the quotes around the hole are those of a whole string, and `": "` before it makes that string a
-value. Another well-formed string in its place gives the same tree with another value. What an event means
-depends on the values of these keys only by their being strings, and by their being empty where a delta also
-names the role: so an empty one is never recognised. What the pattern does not take (a control character, a
-cut escape, bytes that are not UTF-8) is left to the decoder as well.
+Why that is exact. The event was valid JSON, so `"content": "` in it ends a key and begins its value (an
+escaped quote ends no string), and the hole is the body of that one string. Another well-formed body in
+its place gives the same tree with another value. What an event means depends on the values of these keys
+only by their being strings, and by their being empty where a delta also names the role: so an empty one
+is never recognised. What the pattern does not take (a control character, a cut escape, bytes that are not
+UTF-8) is left to the decoder.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def _the_same(tail: bytes) -> bytes:
 
 def form_of(event: ServerEvent, said: Meaning) -> EventForm | None:
     """The form of an event that was decoded as `said`; None when it is no safe example."""
-    if not said.has_token or said != TOKEN_ONLY or event.name or b"\n" in event.data:
+    if said != TOKEN_ONLY or b"\n" in event.data:
         return None
     for found in _TEXT.finditer(event.data):
-        before, after = event.data[: found.start(1)], event.data[found.end(1) :]
-        if found[1] and b"\\" not in before and b"\\" not in after:
+        if found[1]:
+            before, after = event.data[: found.start(1)], event.data[found.end(1) :]
             return EventForm(b"data: " + before, after + b"\n\n")
     return None

@@ -95,13 +95,11 @@ class SocketWire:
             self._wake(error)  # to the greenlet it belongs to; the loop goes on for the others
 
     def _read_tls(self) -> None:
-        """All that was decrypted: what stays in the TLS layer would not make the socket readable again."""
+        """OpenSSL takes one record from the socket, so what follows it keeps the socket readable."""
         try:
-            while True:
-                data = self._socket.recv(READ_BYTES)
-                if self._take(data, perf_counter_ns()):
-                    self._wake(None)
-                    return
+            data = self._socket.recv(READ_BYTES)
+            if self._take(data, perf_counter_ns()):
+                self._wake(None)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except Exception as error:

@@ -212,6 +212,43 @@ def test_a_read_that_ends_inside_an_event_is_followed_by_a_decoded_one() -> None
     assert list(attempt.reply.token_ns) == [1, 2, 2]
 
 
+@pytest.mark.parametrize(
+    "before", [b"event: error\n", b": a comment without an end", b"data: ", b"data: {}\n", b"x"]
+)
+def test_a_token_after_the_beginning_of_another_event_is_not_taken_for_one(before: bytes) -> None:
+    same_either_way([HEAD + chunk(token("a")), chunk(before), chunk(token("b")), chunk(token("c"))])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"choices":[{"text":"a","x\\"content":"b"}]}',
+        b'{"choices":[{"text":"a","note":"\\"content\\": \\"b"}]}',
+        b'{"choices":[{"text":"a","text":"b"}]}',
+        b'{"choices":[{"delta":{"role":"assistant","content":"a"}}]}',
+        b'{"choices":[{"delta":{"content":"","reasoning":"a"}}]}',
+        b'{"choices":\n[{"text":"a"}]}',
+        b'{"text":"b","choices":[{"text":"a"}]}',
+    ],
+)
+def test_a_form_learned_from_an_odd_event_still_tells_the_truth(data: bytes) -> None:
+    texts = [
+        b"",
+        b"b",
+        b'"',
+        b"\\",
+        b'\\"',
+        b'","finish_reason":"stop',
+        b'"},"error":"x',
+        b"\xc3",
+        b"\xed\xa0\x80",
+        b"\n",
+    ]
+    lines = b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
+    holes = [data.replace(b'"a"', b'"' + text + b'"').replace(b'"b"', b'"' + text + b'"') for text in texts]
+    same_either_way([HEAD + chunk(lines), *(chunk(b"data: " + one + b"\n\n") for one in holes)])
+
+
 def chunk(body: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(body), body)
 

@@ -128,7 +128,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return key, made
 
 
-def test_tls_that_decrypted_more_than_it_was_asked_for_is_read_to_its_end(
+def test_tls_records_are_heard_one_by_one_to_the_last(
     certificate: tuple[Path, Path],
 ) -> None:
     key, made = certificate
