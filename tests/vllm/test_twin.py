@@ -89,12 +89,12 @@ def test_the_twin_foretells_how_often_requests_are_preempted(rows: Mapping[str, 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_twin_foretells_throughput_and_latency(rows: Mapping[str, Row], case: Case) -> None:
-    """The bounds leave room for a machine whose two cores are not ours alone; the table has the figures."""
+    """Within a factor of two, which catches a broken cost model and no busy machine; the table says more."""
     row = rows[case.name]
     if row.seen.requests < REQUESTS_MIN:
         pytest.skip(f"{row.seen.requests:.0f} requests in the window: too slow a machine to time anything")
     for name, foretold, seen in pairs(row, "output_tokens_per_s", "tpot_p50_s"):
-        assert foretold == pytest.approx(seen, rel=0.30), name
+        assert seen / 2 < foretold < seen * 2, name
 
 
 def test_the_figures_themselves_tell_walls_apart() -> None:
