@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from estimator.engine_spec import EngineSpec
 from estimator.memory import EngineLimits, KvBudget, Overheads
 from estimator.spec import Interval, SpecError
+from estimator.whole_file import replace_file
 
 if TYPE_CHECKING:
     from estimator.server_log import ServerLog
@@ -140,9 +141,7 @@ def remember(settings: Settings, overheads: Overheads, path: Path) -> None:
     body = json.dumps({"format": FORMAT, "entries": kept[-ENTRIES_MAX:]}, indent=2, sort_keys=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.{os.getpid()}")
-        fresh.write_text(body + "\n", encoding="utf-8")
-        fresh.replace(path)
+        replace_file(path, body + "\n")
     except OSError as error:
         raise SpecError(f"cannot write {path} ({error.strerror}); set ULLAGE_CALIBRATION to a file") from None
 

@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
-import yaml
-
 from estimator.spec import GpuSpec, SpecError, Vendor
 from estimator.units import GB, MIB
+from estimator.yaml_file import read_yaml
 
-FILE_BYTES_MAX: Final = 1_000_000
 SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {"models": (".json",), "gpus": (".yaml", ".yml")}
 GPU_KEYS: Final = (
     "vendor",
@@ -120,13 +118,7 @@ def _find(name: str, kind: str, folder: Path) -> Path:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    text = file.read_bytes()
-    if len(text) > FILE_BYTES_MAX:
-        raise SpecError(f"{file.name} is larger than {FILE_BYTES_MAX:,} bytes")
-    try:
-        facts = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise SpecError(f"{file.name} is not YAML") from None
+    facts = read_yaml(file)
     if not isinstance(facts, dict):
         raise SpecError(f"{file.name} must hold keys and values: {', '.join(GPU_KEYS)}")
     return facts

@@ -15,9 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 from estimator.calibration import calibration_path
 from estimator.spec import EngineName, SpecError
 from estimator.twin.cost import ServerCost
+from estimator.whole_file import replace_file
+from estimator.yaml_file import read_yaml
 
 FORMAT: Final = 1
-FILE_BYTES_MAX: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,23 +50,16 @@ def write_cost(path: Path, measured: MeasuredCost) -> None:
     head = "# What a step of this server costs, seconds; measured by `ullage calibrate`.\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.{os.getpid()}")
-        fresh.write_text(head + yaml.safe_dump(asdict(measured), sort_keys=False), encoding="utf-8")
-        fresh.replace(path)
+        replace_file(path, head + yaml.safe_dump(asdict(measured), sort_keys=False))
     except OSError as error:
         raise SpecError(f"cannot write {path} ({error.strerror}); name another file with --output") from None
 
 
 def read_cost(path: Path) -> MeasuredCost:
     """Raises SpecError, one sentence, when the file is missing, too large or something else."""
-    try:
-        if path.stat().st_size > FILE_BYTES_MAX:
-            raise SpecError(f"{path} has more than {FILE_BYTES_MAX} bytes")
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {error}; make it with `ullage calibrate`") from error
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not path.exists():
+        raise SpecError(f"there is no {path}; make it with `ullage calibrate`")
+    body = read_yaml(path)
     try:
         return TypeAdapter(MeasuredCost).validate_python(body)
     except ValidationError as error:

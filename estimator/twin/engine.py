@@ -102,11 +102,11 @@ class Engine:
     def step(self) -> Step:
         """Schedules the next forward pass: running requests first, in order, then waiting ones.
 
-        Raises RuntimeError while two steps are under way, or one if limits.steps_in_flight is 1.
+        Raises RuntimeError while limits.steps_under_way_max steps are under way.
         """
         progress = self._progress
         under_way = progress.steps_under_way
-        if under_way and under_way >= min(2, self.limits.steps_in_flight):
+        if under_way >= self.limits.steps_under_way_max:
             raise RuntimeError(f"{under_way} steps are under way: settle the oldest first")
         progress.begin(len(self.running))
         self._cache.begin_step()

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from estimator.spec import SpecError
+from estimator.yaml_file import read_yaml
 
 HEADER: Final = "x-ullage-fault"
-FILE_BYTES_MAX: Final = 100_000
 Where = Literal["answer", "speech", "stream", "metrics", "engine"]
 
 
@@ -110,14 +109,9 @@ def parse_header(value: str) -> Fault:
 
 def read_faults(path: Path) -> tuple[Fault, ...]:
     """The faults of a YAML file. Raises SpecError, one sentence, when it cannot be used."""
+    body = read_yaml(path)
     try:
-        if path.stat().st_size > FILE_BYTES_MAX:
-            raise SpecError(f"{path} has more than {FILE_BYTES_MAX} bytes")
-        return parse_faults(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        return parse_faults(body)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error
 

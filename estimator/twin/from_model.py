@@ -22,6 +22,10 @@ NO_PREFIX_CACHE: Final = (
     "the twin models prefix caching for cache groups of one block size: it is off here, and prompts that "
     "share nothing lose nothing by it"
 )
+SERIAL_PIPELINE: Final = (
+    "the twin lets the stages of a pipeline work one after another: with several batches under way a server "
+    "makes more tokens a second than foretold, up to as many times as it has stages"
+)
 
 
 def profile_of_estimate(
@@ -75,7 +79,8 @@ def cautions_of(answer: Estimate) -> tuple[str, ...]:
     """In what the twin falls short of the flags, in words."""
     sizes = {group.block_size for group in answer.budget.groups}
     asked = answer.engine.enable_prefix_caching and answer.engine.engine == "vllm"
-    return (NO_PREFIX_CACHE,) if asked and len(sizes) > 1 else ()
+    uncached = (NO_PREFIX_CACHE,) if asked and len(sizes) > 1 else ()
+    return (*uncached, SERIAL_PIPELINE) if answer.engine.pp > 1 else uncached
 
 
 def _crosses(groups: Sequence[KvGroup]) -> bool:

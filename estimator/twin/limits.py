@@ -33,8 +33,8 @@ class EngineLimits:
     watermark: float = 0.0
     """Share of the blocks that stays free when a request is admitted beside others."""
     steps_in_flight: int = 1
-    """Steps that vLLM has under way at most: a windowed group makes room for their tokens at admission. The
-    engine takes two before the first is settled; a caller may always settle each before the next."""
+    """Steps that vLLM has under way at most (more than two with pipeline parallelism): a windowed group makes
+    room for their tokens at admission."""
 
     def __post_init__(self) -> None:
         for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len"):
@@ -76,6 +76,14 @@ class EngineLimits:
     @property
     def cache_groups(self) -> tuple[KvGroup, ...]:
         return self.groups or (full_group(self.block_size),)
+
+    @property
+    def steps_under_way_max(self) -> int:
+        """Steps that may be made up before the oldest is settled: the engine models no more than one ahead.
+
+        A caller may always settle each before the next.
+        """
+        return min(2, self.steps_in_flight)
 
     @property
     def max_in_flight_tokens(self) -> int:

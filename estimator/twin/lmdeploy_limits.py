@@ -57,7 +57,7 @@ class LmdeployLimits:
         return RESERVED_BLOCKS[self.backend]
 
     @property
-    def steps_in_flight(self) -> int:
+    def steps_under_way_max(self) -> int:
         """For the caller of step and settle. The pass that is decided ahead is the engine's own affair."""
         return 1
 

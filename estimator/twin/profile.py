@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from estimator.capacity import KvPool
@@ -20,8 +19,8 @@ from estimator.kv_group import KvGroup
 from estimator.spec import SpecError
 from estimator.twin.cost import FrontEndCost, StepCost
 from estimator.twin.limits import EngineLimits, Policy
+from estimator.yaml_file import read_yaml
 
-PROFILE_BYTES_MAX: Final = 1_000_000
 NULL_BLOCKS: Final = 1
 MODELS_OWN: Final = ("groups", "steps_in_flight")
 """Fields that only a model can give; a file that names them is refused."""
@@ -100,14 +99,9 @@ def read_profile(name: str, folder: Path | None = None) -> TwinProfile:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
         raise SpecError(f"there is no engine profile {name!r} in {folder}; {hint}")
     path = folder / f"{name}.yaml"
+    body = read_yaml(path)
     try:
-        if path.stat().st_size > PROFILE_BYTES_MAX:
-            raise SpecError(f"{path} has more than {PROFILE_BYTES_MAX} bytes")
-        return parse_profile(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        return parse_profile(body)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from estimator.twin.cost import StepCost
 from estimator.twin.engine import Outcome, Request, Step
-from estimator.twin.pace import step_duration_s
+from estimator.twin.pace import Pipeline, step_duration_s
 from estimator.twin.scheduler import Scheduler
 from estimator.twin.speech import Speech
 from estimator.twin.telemetry import RequestCounts, RequestTimes, Telemetry
@@ -103,19 +103,18 @@ class EngineLoop:
         """Steps for ever; cancel it to stop. Deadlines are absolute, so late wake-ups do not add up."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time()
-        under_way: deque[Step] = deque()  # made up and not settled, the one that computes first
+        pipeline = Pipeline(self._engine)
         while True:
-            if self.hung or not (self._engine.has_work or under_way):
+            if self.hung or not pipeline.is_busy:
                 self._work.clear()
                 await self._work.wait()
                 deadline_s = loop.time()
                 continue
             if loop.time() - deadline_s > LAG_MAX_S:
                 deadline_s = loop.time()
-            while self._engine.has_work and len(under_way) < self._engine.limits.steps_in_flight:
-                under_way.append(self._engine.step())
-                self._note_scheduled(under_way[-1], deadline_s)
-            step = under_way.popleft()
+            for made_up in pipeline.fill():
+                self._note_scheduled(made_up, deadline_s)
+            step = pipeline.oldest()
             deadline_s += step_duration_s(self._cost, step) * self.time_scale
             # Also when late: the readers must get their turn between two steps.
             await asyncio.sleep(max(0.0, deadline_s - loop.time()))

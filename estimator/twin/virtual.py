@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from estimator.twin.arrivals import Arrival
 from estimator.twin.cost import ServerCost, StepCost
 from estimator.twin.engine import Request, Step
 from estimator.twin.front_end import FrontEnd
-from estimator.twin.pace import step_duration_s
+from estimator.twin.pace import Pipeline, step_duration_s
 from estimator.twin.request import Prefix
 from estimator.twin.scheduler import SchedulerLimits, new_scheduler
 
@@ -140,12 +139,7 @@ class _VirtualRun:
         self.steps: list[StepSample] = []
         self._sent_s: dict[str, float] = {}
         self._first_s: dict[str, float] = {}
-        self._under_way: deque[Step] = deque()
-        """Steps made up and not settled, the one that computes first."""
-
-    @property
-    def _is_busy(self) -> bool:
-        return self.engine.has_work or bool(self._under_way)
+        self._pipeline = Pipeline(self.engine)
 
     def run(self, arrivals: Iterable[Arrival], after: Callable[[float], Iterable[Arrival]]) -> History:
         """`after(finish_s)` names the arrivals a finished request brings about."""
@@ -155,8 +149,8 @@ class _VirtualRun:
         queue: list[tuple[float, int, Arrival]] = []
         """What the front end has taken in, by when the engine gets it."""
         made = len(sent)
-        while sent or queue or self._is_busy:
-            if not self._is_busy:
+        while sent or queue or self._pipeline.is_busy:
+            if not self._pipeline.is_busy:
                 self.now_s = max(self.now_s, min([heap[0][0] for heap in (sent, queue) if heap]))
             while sent and sent[0][0] <= self.now_s:
                 at_s, number, arrival = heapq.heappop(sent)
@@ -164,7 +158,7 @@ class _VirtualRun:
             while queue and queue[0][0] <= self.now_s:
                 _, number, arrival = heapq.heappop(queue)
                 self._add(f"request-{number}", arrival)
-            if not self._is_busy:
+            if not self._pipeline.is_busy:
                 continue
             for finish_s in self._one_step():
                 for arrival in after(finish_s):
@@ -183,13 +177,9 @@ class _VirtualRun:
         self._sent_s[request_id] = arrival.at_s
 
     def _one_step(self) -> list[float]:
-        """Runs a step to its end; when the requests that finished with it were over for their clients.
-
-        With two steps in flight the next one is made up while this one computes.
-        """
-        while self.engine.has_work and len(self._under_way) < self.engine.limits.steps_in_flight:
-            self._under_way.append(self.engine.step())
-        step = self._under_way.popleft()
+        """Runs a step to its end; when the requests that finished with it were over for their clients."""
+        self._pipeline.fill()
+        step = self._pipeline.oldest()
         duration_s = step_duration_s(self.cost, step)
         self.steps.append(self._sample(step, duration_s))
         self.now_s += duration_s

@@ -94,6 +94,10 @@ def test_a_prefix_cache_over_blocks_of_several_sizes_is_left_out_and_said_so() -
     assert "prefix caching" in cautions_of(answer)[0]
 
 
+def test_stages_of_a_pipeline_that_work_one_after_another_are_cautioned() -> None:
+    assert "stages of a pipeline" in cautions_of(answer_for("llama-3.1-70b", "h100", pp=4))[0]
+
+
 def test_what_the_twin_does_not_miss_is_not_cautioned() -> None:
     assert cautions_of(answer_for("qwen2.5-7b", "a10")) == ()
     uncached = answer_for("deepseek-v4-flash", "h200", tp=4, enable_prefix_caching=False)

@@ -12,6 +12,7 @@ import pytest
 
 from estimator.twin.cost import StepCost
 from estimator.twin.engine import Engine
+from estimator.twin.limits import EngineLimits
 from estimator.twin.profile import read_profile
 from estimator.twin.realtime import LAG_MAX_S, EngineLoop, Ticket
 from estimator.twin.speech import Speech
@@ -46,9 +47,13 @@ class _CountingSelector(selectors.SelectSelector):
         return ready
 
 
-def on_late_loop(late_s: float, story: Callable[[EngineLoop, Engine], Coroutine[Any, Any, None]]) -> None:
+def on_late_loop(
+    late_s: float,
+    story: Callable[[EngineLoop, Engine], Coroutine[Any, Any, None]],
+    limits: EngineLimits = TINY.limits,
+) -> None:
     async def tell() -> None:
-        engine = Engine(TINY.limits)
+        engine = Engine(limits)
         twin = EngineLoop(engine, EVEN, Telemetry(engine, TINY, PAGE))
         stepping = asyncio.create_task(twin.run())
         await story(twin, engine)
@@ -134,6 +139,18 @@ def test_a_request_that_comes_during_a_step_joins_the_next_one() -> None:
         assert not first.finished
 
     on_late_loop(0.0, story)
+
+
+def test_a_pipeline_of_many_stages_answers_with_one_step_decided_ahead() -> None:
+    async def story(twin: EngineLoop, engine: Engine) -> None:
+        ticket, news = submitted(twin, "a", 8, 5)
+        while not ticket.finished:
+            await news.wait()
+            news.clear()
+        assert ticket.fresh_tokens == 5
+        assert not engine.has_work
+
+    on_late_loop(0.0, story, replace(TINY.limits, steps_in_flight=4))
 
 
 def test_a_withdrawn_request_is_gone_at_once_and_withdrawing_twice_is_harmless() -> None:

@@ -174,6 +174,13 @@ def test_two_steps_in_flight_compute_as_fast_as_one() -> None:
     assert two.finish_s == pytest.approx(one.finish_s)
 
 
+@pytest.mark.parametrize("pp", [3, 4, 8])
+def test_a_pipeline_of_many_stages_runs_with_one_step_decided_ahead(pp: int) -> None:
+    arrivals = [Arrival(at_s=0.1 * number, prompt_tokens=256, output_tokens=64) for number in range(9)]
+    deep = open_loop(replace(TINY.limits, steps_in_flight=pp), TINY.step_cost, arrivals)
+    assert deep == open_loop(TWO, TINY.step_cost, arrivals)
+
+
 def test_with_two_steps_in_flight_a_newcomer_waits_for_one_more() -> None:
     """The step after the one that computes is made up already."""
     arrivals = [

@@ -141,7 +141,7 @@ def test_a_kept_calibration_is_offered_not_taken_for_it_may_be_another_gpu(tmp_p
         (("--model", "qwen2.5-7b", "--gpu", "a10", "--max-model-len", "90"), "exceeds max_model_len 90"),
         ((*LMDEPLOY, "--model", "gemma-3-27b", "--backend", "pytorch"), "the twin does not model LMDeploy's"),
         ((*LMDEPLOY, "--model", "qwen3-8b", "--watermark", "0.1"), "are vLLM's; leave them out"),
-        (("--twin", "tiny", "--calibration", "missing.yaml"), "cannot read missing.yaml"),
+        (("--twin", "tiny", "--calibration", "missing.yaml"), "there is no missing.yaml; make it with"),
     ],
 )
 def test_what_cannot_be_used_ends_in_one_sentence_and_exit_code_2(
