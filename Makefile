@@ -4,23 +4,32 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 SCENARIO ?= configs/scenarios/qwen-chat.yaml
 
-.PHONY: help demo test check lint types layers vllm bench fix clean
+SOURCES := $(shell find estimator loadtest tests benchmarks configs dashboards docker docs pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
+
+.PHONY: help demo test check lint types layers vllm validate bench fix clean
 
 help:
-	@echo "make demo    predict, load, observe and sign against the simulated server (under 3 minutes)"
-	@echo "make test    all hermetic tests"
-	@echo "make check   format, lint, types, layers, tests: what CI runs"
-	@echo "make vllm    the same sign-off against a real vLLM on the CPU (3.4 GB, builds its own venv)"
-	@echo "make bench   the benchmarks; findings go to benchmarks/LOG.md"
-	@echo "make fix     format and mend what can be mended by machine"
+	@echo "make demo     predict, load, observe and sign against the simulated server (under 3 minutes)"
+	@echo "make test     all hermetic tests"
+	@echo "make check    format, lint, types, layers, tests: what CI runs"
+	@echo "make vllm     the same sign-off against a real vLLM on the CPU (3.4 GB, builds its own venv)"
+	@echo "make validate every load of docs/validation, the twin against that vLLM (15 minutes)"
+	@echo "make bench    the benchmarks; findings go to benchmarks/LOG.md"
+	@echo "make fix      format and mend what can be mended by machine"
 
 demo: .venv/installed
 	$(BIN)/ullage signoff --scenario $(SCENARIO)
 
 test: .venv/installed
 	$(BIN)/pytest
+	@touch .tests-passed
 
-check: lint types layers test
+check: lint types layers .tests-passed
+
+# newer than every file it was made from, or the tests run again
+.tests-passed: .venv/installed $(SOURCES)
+	$(BIN)/pytest
+	@touch $@
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
@@ -35,6 +44,9 @@ layers: .venv/installed
 vllm: .venv/installed .venv-vllm/installed
 	$(BIN)/pytest tests/vllm --timeout 900 -s
 
+validate: .venv/installed .venv-vllm/installed
+	ULLAGE_VALIDATE=1 $(BIN)/pytest tests/vllm/test_twin.py --timeout 900 -s
+
 bench: .venv/installed
 	$(BIN)/python benchmarks/estimator_accuracy.py
 	$(BIN)/python benchmarks/twin_speed.py
@@ -46,7 +58,7 @@ fix: .venv/installed
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-vllm build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-vllm .tests-passed build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

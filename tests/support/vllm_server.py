@@ -39,9 +39,7 @@ class Vllm:
 @contextmanager
 def running(folder: Path, model: str = "tiny", arguments: Sequence[str] = ()) -> Iterator[Vllm]:
     """A vLLM on a free port, ready to answer, and its end. `arguments` replace the flags above."""
-    model_folder = folder / model
-    if not model_folder.is_dir():
-        subprocess.run([VLLM_PYTHON, ROOT / "tests/vllm/tiny_model.py", model, model_folder], check=True)
+    model_folder = model_in(folder, model)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -52,6 +50,14 @@ def running(folder: Path, model: str = "tiny", arguments: Sequence[str] = ()) ->
         yield server
     finally:
         end(process)
+
+
+def model_in(folder: Path, model: str = "tiny") -> Path:
+    """The folder of a model that tests/vllm/tiny_model.py makes."""
+    model_folder = folder / model
+    if not model_folder.is_dir():
+        subprocess.run([VLLM_PYTHON, ROOT / "tests/vllm/tiny_model.py", model, model_folder], check=True)
+    return model_folder
 
 
 def start(server: Vllm, port: int, arguments: Sequence[str] = ()) -> subprocess.Popen[bytes]:

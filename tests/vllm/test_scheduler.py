@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
-from vllm_server import ROOT, VLLM_PYTHON, Vllm
+from vllm_server import ROOT, VLLM_PYTHON, model_in
 
 
-def test_the_twin_schedules_as_vllm_does_block_for_block(vllm: Vllm) -> None:
+def test_the_twin_schedules_as_vllm_does_block_for_block(vllm_folder: Path) -> None:
     done = subprocess.run(
-        [VLLM_PYTHON, ROOT / "tests/vllm/scheduler_parity.py", vllm.model_folder, "45"],
+        [VLLM_PYTHON, ROOT / "tests/vllm/scheduler_parity.py", model_in(vllm_folder), "45"],
         capture_output=True,
         text=True,
         timeout=300,
