@@ -64,7 +64,8 @@ def commands(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     known: dict[str, Any] = {
         "Ullage": lambda cell: locust(
-            "instrument_ullage.py", cell, "--scenario", str(scenario), "--runs-dir", str(folder / "runs")
+            *("instrument_ullage.py", cell, "--scenario", str(scenario), "--runs-dir", str(folder / "runs")),
+            "--no-audit",  # its one request would be counted, and its second is not the load's
         ),
         "naive FastHttpUser": lambda cell: locust("instrument_naive.py", cell),
     }

@@ -1,10 +1,10 @@
 """A server that is never the bottleneck: streams precomputed bytes at true times and counts its own lateness.
 
-`python instrument_server.py PORT TTFT_MS ITL_MS TOKENS CORE`. One thread, one epoll, one core. Headers go
-out at once; TTFT after the request's last byte come a role chunk and the first token; then one token each
-ITL, each its own HTTP chunk and its own send(); with the last come usage and [DONE]. Due times are absolute,
-so lateness never adds up. `GET /counters` tells what was sent since it was last asked; the bytes are those
-of vLLM 0.32.
+`python instrument_server.py PORT TTFT_MS ITL_MS TOKENS CORE`; CORE -1 is any, shared with others. One thread,
+one epoll, one core. Headers go out at once; TTFT after the request's last byte come a role chunk and the
+first token; then one token each ITL, each its own HTTP chunk and its own send(); with the last come usage and
+[DONE]. Due times are absolute, so lateness never adds up. `GET /counters` tells what was sent since it was
+last asked; the bytes are those of vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -221,9 +221,10 @@ class Mock:
 
 def main() -> None:
     port, ttft_ms, itl_ms, tokens, core = (int(word) for word in sys.argv[1:])
-    os.sched_setaffinity(0, {core})
-    with contextlib.suppress(PermissionError, AttributeError):  # true times need a core to themselves
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+    if core >= 0:
+        os.sched_setaffinity(0, {core})
+        with contextlib.suppress(PermissionError, AttributeError):  # true times need a core to themselves
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     gc.disable()
     Mock(port, ttft_ms * 10**6, itl_ms * 10**6, tokens).serve()
 

@@ -1,6 +1,6 @@
 """Reads models and GPUs by name from configs/: data a person can add to without touching code.
 
-The folder sits beside the packages; ULLAGE_CONFIGS names another one.
+ULLAGE_CONFIGS names the folder; else it is the one installed with the package, or that of the checkout.
 """
 
 from __future__ import annotations
@@ -25,17 +25,22 @@ GPU_KEYS: Final = (
     "compute_capability",
 )
 VENDORS: Final = get_args(Vendor)
+INSTALLED: Final = "ullage_configs"
+"""What pyproject.toml calls configs/ in a wheel."""
 LEFT_OUT: Final = re.compile(r"-\d+gb|-instruct|-text")
 """How a GPU's or a model's name may end; a short name leaves it out."""
 
 
 def configs_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """Raises SpecError when there is no catalog."""
+    home = Path(__file__).resolve().parents[1]
     given = environ.get("ULLAGE_CONFIGS")
-    folder = Path(given) if given else Path(__file__).resolve().parents[1] / "configs"
-    if not folder.is_dir():
-        raise SpecError(f"no catalog at {folder}; set ULLAGE_CONFIGS to the project's configs folder")
-    return folder
+    # installed first: site-packages may hold somebody else's "configs"
+    places = [Path(given)] if given else [home / INSTALLED, home / "configs"]
+    for folder in places:
+        if folder.is_dir():
+            return folder
+    raise SpecError(f"no catalog at {places[-1]}; set ULLAGE_CONFIGS to the project's configs folder")
 
 
 def find_model(name_or_path: str, folder: Path | None = None) -> Path:

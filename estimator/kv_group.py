@@ -7,10 +7,13 @@ serves all groups of a server, so a request holds the sum over its groups.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from estimator.spec import SpecError
 from estimator.units import ceil_div
+
+NULL_BLOCKS: Final = 1
+"""vLLM keeps block 0 as the null block and counts it in num_gpu_blocks."""
 
 GroupKind = Literal["full", "window", "chunk", "state", "cross"]
 

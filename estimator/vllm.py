@@ -14,6 +14,7 @@ from typing import Final
 
 from estimator.engine_spec import EngineSpec
 from estimator.held import InFlight
+from estimator.kv_group import NULL_BLOCKS
 from estimator.memory import (
     KV_CACHE,
     LEFT_FREE,
@@ -34,8 +35,6 @@ from estimator.vllm_cache.layout import KvLayout, headline, kv_layout, num_block
 from estimator.weights.count import Weights, buffer_bytes
 
 VERSION: Final = "0.32"
-NULL_BLOCKS: Final = 1
-"""vLLM keeps block 0 as the null block and counts it in num_gpu_blocks."""
 
 NON_TORCH_ONE_GPU: Final = whole_bytes(0.05 * GIB, 0.15 * GIB, 0.5 * GIB)
 NON_TORCH_MANY_GPUS: Final = whole_bytes(0.3 * GIB, 0.6 * GIB, 2.0 * GIB)

@@ -13,7 +13,7 @@ install(events, engine="lmdeploy", scenario="qwen-chat-lmdeploy")
 
 
 class QwenUser(ChatUser):
-    """Asks one streaming question after the other. Set `wait_time` here if your users think."""
+    """Asks one streaming question after the other. More classes, each with a `model`, may stand beside it."""
 
 
 class Ramp(ScenarioRamp):

@@ -54,15 +54,19 @@ class RequestIssued:
     planned_input_tokens: int
     planned_output_tokens: int
     intended_ns: int
+    model: str | None = None
+    session: int | None = None
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
     """One request from intent to end; written once, when it ended, also when it failed.
 
-    `intended_ns` is when the user decided to send, `sent_ns` when the last request byte was written,
-    `first_token_ns` the read that carried the first token of any channel. `chunks` counts events that
-    carry tokens; `output_tokens` comes from the server's usage. Gap figures are between chunks.
+    `intended_ns` is when the user decided to send, or when the arrival was due; `sent_ns` when the last
+    request byte was written; `first_token_ns` the read that carried the first token of any channel. `chunks`
+    counts events that carry tokens; `output_tokens` comes from the server's usage. Gap figures are between
+    chunks.
     """
 
     worker: int
@@ -96,6 +100,14 @@ class RequestRecord:
     """Name of the error's class where the client saw it; None where the server's answer was the fault."""
     error_number: int | None = None
     """errno of the system's error, if there was one."""
+    model: str | None = None
+    """What the request asked for: the served model or an adapter; None in rows older than this field."""
+    session: int | None = None
+    """`seq` of the conversation's first request; None where requests stand alone."""
+    turn: int = 0
+    """How many requests of its conversation went before it."""
+    free_ns: int | None = None
+    """Open loop: since when the user was free that took the arrival; None in a closed loop."""
 
     @property
     def succeeded(self) -> bool:
@@ -121,12 +133,28 @@ class RequestRecord:
 
     @property
     def send_lateness_s(self) -> float | None:
-        """How late the client itself was: intent to last byte written, connecting excluded; seconds."""
+        """How late the client itself was, seconds: last byte written, after intent, free user, connection."""
         if self.sent_ns is None:
             return None
-        ready_ns = self.intended_ns if self.connected_ns is None else self.connected_ns
-        waited_for_connection_ns = max(0, ready_ns - self.intended_ns)
-        return (self.sent_ns - self.intended_ns - waited_for_connection_ns) / 1e9
+        ready_ns = max(self.intended_ns, self.connected_ns or 0, self.free_ns or 0)
+        return (self.sent_ns - ready_ns) / 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamCounts:
+    """Gaps between chunks, counted, of requests that succeeded and were intended in one second of the clock.
+
+    Rows of the same second add up. `gap_slots` counts gaps by slot (stream_counts.slot_of), `chunks` token
+    events by the second they came in; JSON has only words as keys.
+    """
+
+    worker: int
+    second: int
+    gaps: int
+    gap_sum_ns: int
+    gap_sum_squares_ns2: int
+    gap_slots: Mapping[str, int]
+    chunks: Mapping[str, int]
 
 
 SampleSource = Literal["engine", "gpu", "client"]
@@ -148,6 +176,7 @@ SIGNALS: Final[Mapping[str, str]] = {
     "ttft_seconds_count": "server's own time to first token, count",
     "process_start_time_seconds": "when the server process started, Unix seconds",
     "process_resident_memory_bytes": "resident memory of the server process",
+    "process_open_fds": "file descriptors the server process holds open",
     # gpu: one sample a device, the device in labels
     "gpu_memory_used_bytes": "memory in use on the device",
     "gpu_memory_total_bytes": "memory of the device",
@@ -156,6 +185,9 @@ SIGNALS: Final[Mapping[str, str]] = {
     # client: one sample a worker
     "client_users": "Locust users alive in this worker",
     "client_in_flight": "requests of this worker between intent and end",
+    "client_due_total": "open loop: arrivals that have come due in this worker since the run began",
+    "client_backlog": "open loop: arrivals that are due and that no user was free to take yet",
+    "client_unsent_total": "open loop: arrivals that no user was free to take before their stage ended",
     "client_cpu_ratio": "CPU of this worker, 1.0 is one core",
     "client_loop_lag_max_s": "worst lateness of a 50 ms timer since the last sample, seconds",
     "client_rss_bytes": "resident memory of this worker",
@@ -195,4 +227,4 @@ class Event:
     data: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
 
-Row = RequestIssued | RequestRecord | Sample | Event
+Row = RequestIssued | RequestRecord | StreamCounts | Sample | Event

@@ -136,6 +136,9 @@ def _client_lost(issued: RequestIssued, last_ns: int) -> RequestRecord:
         planned_input_tokens=issued.planned_input_tokens,
         planned_output_tokens=issued.planned_output_tokens,
         intended_ns=issued.intended_ns,
+        model=issued.model,
+        session=issued.session,
+        turn=issued.turn,
         done_ns=max(last_ns, issued.intended_ns),
         error="the worker ended before this request did",
     )

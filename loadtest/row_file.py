@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from estimator.errors import PlainError
-from loadtest.records import ROW_SCHEMA, Event, RequestIssued, RequestRecord, Row, Sample
+from loadtest.records import ROW_SCHEMA, Event, RequestIssued, RequestRecord, Row, Sample, StreamCounts
 from loadtest.row_form import printed
 
 _KINDS: Final[dict[str, type[Row]]] = {
     "issued": RequestIssued,
     "request": RequestRecord,
+    "streams": StreamCounts,
     "sample": Sample,
     "event": Event,
 }
@@ -58,8 +59,14 @@ class RowWriter:
         self.size_bytes += written
 
     def sync(self) -> None:
-        """Pushes what was appended to the disk itself; call it off the hot path, about once a second."""
+        """Pushes what was appended to the disk itself; call it off the hot path, about once a second.
+
+        Raises OSError, and RowFileError when somebody removed the file: it takes rows as before, and nobody
+        will ever read them.
+        """
         os.fdatasync(self._fd)
+        if os.fstat(self._fd).st_nlink == 0:
+            raise RowFileError(f"{self.path} was removed while it was being written: rerun")
 
     def close(self) -> None:
         os.close(self._fd)

@@ -21,7 +21,7 @@ from loadtest.records import ROW_SCHEMA, RequestIssued, RequestRecord
 ColumnKind = Literal["int", "float", "flag", "word"]
 
 _WIDTH_OF: Final[Mapping[ColumnKind, int]] = {"int": 10, "float": 14, "flag": 5, "word": 20}
-_WIDTHS: Final = {"worker": 5, "seq": 12, "error": 4}
+_WIDTHS: Final = {"worker": 5, "seq": 12, "error": 4, "model": 40, "session": 12, "turn": 5}
 """Of an error only `null` fits: its text would make every good row longer."""
 _WIDTH_NS: Final = 19
 DECIMALS: Final = 9

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from estimator import whole_file
 from estimator.capacity import Prediction
 from estimator.errors import PlainError
-from loadtest.records import Row
+from loadtest.access import USERS_CAP, Access
+from loadtest.audit import Check
+from loadtest.origin import Origin, parse_origin
+from loadtest.records import Row, StreamCounts
 from loadtest.row_file import Damage, RowWriter, is_locked, read_rows
 from loadtest.segments import SEALED_SUFFIX, SegmentWriter, next_path
 
@@ -39,6 +42,8 @@ class PlannedStage:
     hold_s: float
     settle_s: float
     spawn_rate_per_s: float
+    rate_per_s: float | None = None
+    """Open loop: requests begin at this rate, and `users` is how many may be in flight; None: closed loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,15 @@ class Manifest:
     server: Mapping[str, str]
     state: RunState = "running"
     format: int = FORMAT
+    access: Access = field(default_factory=Access)
+    users_cap: int = USERS_CAP
+    audit: tuple[Check, ...] = ()
+    """What the audit before the load found; empty when it was left out."""
+
+    @property
+    def origin(self) -> Origin:
+        """The server, and how it may be reached: the same in every process of the run."""
+        return parse_origin(self.host, self.access)
 
 
 class RunFolder:
@@ -118,6 +132,9 @@ class RunFolder:
     def records_writer(self, worker: int) -> RowWriter:
         return SegmentWriter(self._records, f"w{worker:02d}")
 
+    def streams_writer(self, worker: int) -> RowWriter:
+        return RowWriter(next_path(self.root / "streams", f"w{worker:02d}"))
+
     def samples_writer(self, name: str) -> RowWriter:
         return RowWriter(next_path(self.root / "samples", name))
 
@@ -160,23 +177,18 @@ class RunFolder:
         for path in [*sorted(self.root.glob("samples/*.jsonl")), *events]:
             yield from read_rows(path, damage)
 
+    def stream_counts(self, damage: Damage) -> Iterator[StreamCounts]:
+        """How evenly tokens came; none in a run made before this was counted."""
+        for path in sorted(self.root.glob("streams/*.jsonl")):
+            yield from (row for row in read_rows(path, damage) if isinstance(row, StreamCounts))
+
 
 def replace_file(path: Path, text: str) -> None:
-    """Write-temp, fsync, rename, fsync the folder: readers see the old file or the new one, never half."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Readers see the old file or the new one, never half. Raises RunFolderError."""
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        folder_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        whole_file.replace_file(path, text)
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        os.fsync(folder_fd)
-    finally:
-        os.close(folder_fd)
 
 
 def _to_json(value: Any) -> str:

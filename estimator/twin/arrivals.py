@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate, repeat, takewhile
 
 from estimator.spec import SpecError, Workload
 from estimator.twin.request import Prefix
@@ -36,25 +37,25 @@ def gamma(
 
     Raises SpecError for a rate or burstiness that is not positive.
     """
-    for name, value in (("rate_per_s", rate_per_s), ("burstiness", burstiness)):
-        if not 0.0 < value < float("inf"):
-            raise SpecError(f"{name} must be a positive number, got {value}")
-    return _drawn(rate_per_s, workload, burstiness, until_s, seed)
-
-
-def _drawn(
-    rate_per_s: float, workload: Workload, burstiness: float, until_s: float, seed: int
-) -> Iterator[Arrival]:
-    gaps, lengths = random.Random(f"gaps {seed}"), random.Random(f"lengths {seed}")  # noqa: S311
-    mean_gap_s = 1.0 / (rate_per_s * burstiness)
-    at_s = gaps.gammavariate(burstiness, mean_gap_s)
-    while at_s < until_s:
-        yield Arrival(
+    times_s = gamma_times_s(rate_per_s, burstiness=burstiness, seed=seed)
+    lengths = random.Random(f"lengths {seed}")  # noqa: S311
+    return (
+        Arrival(
             at_s=at_s,
             prompt_tokens=workload.input_tokens.at(lengths.random()),
             output_tokens=workload.output_tokens.at(lengths.random()),
         )
-        at_s += gaps.gammavariate(burstiness, mean_gap_s)
+        for at_s in takewhile(lambda at_s: at_s < until_s, times_s)
+    )
+
+
+def gamma_times_s(rate_per_s: float, *, burstiness: float, seed: int | str) -> Iterator[float]:
+    """When requests come, seconds, endless: the times alone of `gamma`. Raises SpecError likewise."""
+    for name, value in (("rate_per_s", rate_per_s), ("burstiness", burstiness)):
+        if not 0.0 < value < float("inf"):
+            raise SpecError(f"{name} must be a positive number, got {value}")
+    draw, mean_gap_s = random.Random(f"gaps {seed}").gammavariate, 1.0 / (rate_per_s * burstiness)  # noqa: S311
+    return accumulate(draw(burstiness, mean_gap_s) for _ in repeat(None))
 
 
 def trace(rows: Iterable[tuple[float, int, int]], *, speed: float = 1.0) -> Iterator[Arrival]:

@@ -21,7 +21,16 @@ from estimator.twin.pace import Pipeline, step_duration_s
 from estimator.twin.request import Prefix
 from estimator.twin.scheduler import SchedulerLimits, new_scheduler
 
-__all__ = ["Arrival", "ClosedLoop", "History", "RequestOutcome", "StepSample", "closed_loop", "open_loop"]
+__all__ = [
+    "Arrival",
+    "ClosedLoop",
+    "History",
+    "RequestOutcome",
+    "StepSample",
+    "VirtualServer",
+    "closed_loop",
+    "open_loop",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,16 +127,19 @@ def closed_loop(limits: SchedulerLimits, cost: StepCost | ServerCost, loop: Clos
 
     starts = [loop.ramp_s * user / loop.users for user in range(loop.users)]
     first = [arrival for at_s in starts for arrival in ask(at_s)]
-    return _VirtualRun(limits, cost).run(first, lambda now_s: ask(now_s + loop.think_s))
+    return VirtualServer(limits, cost).run(first, lambda now_s: ask(now_s + loop.think_s))
 
 
 def open_loop(limits: SchedulerLimits, cost: StepCost | ServerCost, arrivals: Iterable[Arrival]) -> History:
     """Every arrival at its time, whatever the server does; ends when the last has finished."""
-    return _VirtualRun(limits, cost).run(arrivals, lambda _: ())
+    return VirtualServer(limits, cost).run(arrivals, lambda _: ())
 
 
-class _VirtualRun:
-    """One engine behind one front end, one clock that jumps, and the rows they leave."""
+class VirtualServer:
+    """One engine behind one front end, one clock that jumps, and the rows they leave.
+
+    `send` and `turn` let a caller change its mind about the load while the server runs; `run` is their loop.
+    """
 
     def __init__(self, limits: SchedulerLimits, cost: StepCost | ServerCost) -> None:
         server = cost if isinstance(cost, ServerCost) else ServerCost(step=cost)
@@ -139,32 +151,52 @@ class _VirtualRun:
         self.steps: list[StepSample] = []
         self._sent_s: dict[str, float] = {}
         self._first_s: dict[str, float] = {}
+        self._made = 0
+        # The running number keeps arrivals of the same instant in the order they were made.
+        self._sent: list[tuple[float, int, Arrival]] = []
+        self._queue: list[tuple[float, int, Arrival]] = []
+        """What the front end has taken in, by when the engine gets it."""
         self._pipeline = Pipeline(self.engine)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sent or self._queue) or self._pipeline.is_busy
 
     def run(self, arrivals: Iterable[Arrival], after: Callable[[float], Iterable[Arrival]]) -> History:
         """`after(finish_s)` names the arrivals a finished request brings about."""
-        # The running number keeps arrivals of the same instant in the order they were made.
-        sent = [(arrival.at_s, number, arrival) for number, arrival in enumerate(arrivals)]
-        heapq.heapify(sent)
-        queue: list[tuple[float, int, Arrival]] = []
-        """What the front end has taken in, by when the engine gets it."""
-        made = len(sent)
-        while sent or queue or self._pipeline.is_busy:
-            if not self._pipeline.is_busy:
-                self.now_s = max(self.now_s, min([heap[0][0] for heap in (sent, queue) if heap]))
-            while sent and sent[0][0] <= self.now_s:
-                at_s, number, arrival = heapq.heappop(sent)
-                heapq.heappush(queue, (self.front_end.takes_in(at_s), number, arrival))
-            while queue and queue[0][0] <= self.now_s:
-                _, number, arrival = heapq.heappop(queue)
-                self._add(f"request-{number}", arrival)
-            if not self._pipeline.is_busy:
-                continue
-            for finish_s in self._one_step():
+        for arrival in arrivals:
+            self.send(arrival)
+        while self.has_work:
+            for finish_s in self.turn():
                 for arrival in after(finish_s):
-                    heapq.heappush(sent, (arrival.at_s, made, arrival))
-                    made += 1
+                    self.send(arrival)
         return History(requests=tuple(self.requests), steps=tuple(self.steps))
+
+    def send(self, arrival: Arrival) -> str:
+        """The id under which its outcome appears. An arrival of the past counts from then, but comes now."""
+        request_id = f"request-{self._made}"
+        heapq.heappush(self._sent, (arrival.at_s, self._made, arrival))
+        self._made += 1
+        return request_id
+
+    def first_token_s(self, request_id: str) -> float | None:
+        """When the first token of a request under way reached its client; None before."""
+        return self._first_s.get(request_id)
+
+    def turn(self) -> list[float]:
+        """The next step, or the wait for the next arrival; when its finished requests were over.
+
+        Call it only while has_work."""
+        sent, queue = self._sent, self._queue
+        if not self._pipeline.is_busy:
+            self.now_s = max(self.now_s, min([heap[0][0] for heap in (sent, queue) if heap]))
+        while sent and sent[0][0] <= self.now_s:
+            at_s, number, arrival = heapq.heappop(sent)
+            heapq.heappush(queue, (self.front_end.takes_in(at_s), number, arrival))
+        while queue and queue[0][0] <= self.now_s:
+            _, number, arrival = heapq.heappop(queue)
+            self._add(f"request-{number}", arrival)
+        return self._one_step() if self._pipeline.is_busy else []
 
     def _add(self, request_id: str, arrival: Arrival) -> None:
         self.engine.add(

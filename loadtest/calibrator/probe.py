@@ -69,7 +69,7 @@ class Prober:
     async def run(self, plan: Sequence[tuple[Wave, Sequence[Mapping[str, Any]]]], say: Any) -> list[WaveSeen]:
         """Every wave with its request bodies; `say(number)` after each. Raises ProbeError."""
         seen = []
-        async with page_session() as session:
+        async with page_session(self.origin.access) as session:
             for number, (wave, bodies) in enumerate(plan, 1):
                 try:
                     async with asyncio.timeout(WAVE_S_MAX):

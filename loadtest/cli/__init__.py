@@ -12,22 +12,25 @@ from typing import Any, Final
 
 import click
 
-from estimator.errors import PlainError
+from estimator.errors import EXIT_INTERRUPTED, PlainError
 
 COMMANDS: Final = {
     "estimate": "How many requests fit? From model, GPU and engine flags.",
     "predict": "How many, and how fast? A scenario against a simulated server, in seconds.",
     "twin": "Serve a simulated vLLM whose saturation emerges from its scheduler.",
     "calibrate": "Measure what a step of a running server costs, for predict and twin.",
+    "doctor": "Is this machine fit for the load, and does the server answer as it should?",
     "signoff": "Predict, load, observe and sign, in one run.",
+    "scenario": "What a scenario will send, in tokens, before it is sent.",
     "report": "Make the report of a run again, from its rows.",
+    "compare": "Two runs of one workload: what differs, and is it more than noise?",
+    "gate": "A run against the baseline of the repository, for CI.",
     "recover": "Seal the rows of a run that died, and say what was lost.",
     "export": "Write a run's requests as CSV, Parquet, SQLite or vllm bench's JSON.",
     "models": "List the models that can be named.",
     "gpus": "List the GPUs that can be named, with their memory and speed.",
     "completion": "Print the script by which a shell completes ullage.",
 }
-EXIT_INTERRUPTED: Final = 130
 
 
 class LazyGroup(click.Group):
@@ -57,7 +60,9 @@ class LazyGroup(click.Group):
 
 
 def _fail(sentence: str, exit_code: int) -> None:
-    click.echo(f"ullage: {sentence}", err=True)
+    from loadtest.reporter.plain import one_line
+
+    click.echo(f"ullage: {one_line(sentence)}", err=True)  # a server's words may stand in it
     sys.exit(exit_code)
 
 

@@ -6,13 +6,16 @@ import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
 from estimator.spec import EngineName
 from estimator.twin.cost_file import cost_path, write_cost
+from loadtest.access import require_consent
+from loadtest.cli.access_flags import access_flags, allow_public_host_flag, origin_from
 from loadtest.conductor.calibrate import CalibrationRequest, calibrate_server
-from loadtest.origin import parse_origin, read_api_key
+from loadtest.origin import read_api_key
 from loadtest.reporter.cost_text import cost_lines
 
 
@@ -26,18 +29,19 @@ from loadtest.reporter.cost_text import cost_lines
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Where to keep it instead of the user's data folder."
 )
+@access_flags
+@allow_public_host_flag
 @click.option("--json", "as_json", is_flag=True, help="Print the cost as JSON.")
-def calibrate(
-    host: str,
-    engine: EngineName,
-    model: str | None,
-    max_num_seqs: int | None,
-    output: Path | None,
-    as_json: bool,
-) -> None:
+def calibrate(host: str, engine: EngineName, output: Path | None, as_json: bool, **options: Any) -> None:
     """Measure what a step costs, for `ullage predict` and `ullage twin`. The server should be idle."""
+    origin = origin_from(host, options)
+    require_consent(origin.host, allowed=options["allow_public_host"])
     request = CalibrationRequest(
-        origin=parse_origin(host), key=read_api_key(), engine=engine, model=model, max_num_seqs=max_num_seqs
+        origin=origin,
+        key=read_api_key(variable=origin.access.api_key_variable),
+        engine=engine,
+        model=options["model"],
+        max_num_seqs=options["max_num_seqs"],
     )
     done = calibrate_server(request, datetime.now(UTC), say=lambda line: click.echo(line, err=True))
     path = output or cost_path(done.measured.model, done.measured.engine)

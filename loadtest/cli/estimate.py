@@ -13,6 +13,7 @@ from estimator.catalog import read_gpu
 from estimator.estimate import Estimate
 from estimator.spec import SpecError, Workload
 from estimator.what_if import what_if
+from loadtest.cli.access_flags import access_flags, origin_from
 from loadtest.cli.answers import estimate_from, learn_from, read_named
 from loadtest.cli.engine_flags import SIZE, catalog_names, combinations, engine_flags, engine_from, single
 from loadtest.reporter.estimate_text import estimate_dict, estimate_text
@@ -38,6 +39,7 @@ from loadtest.reporter.what_if_text import what_if_csv, what_if_text
 @click.option("--textbook", is_flag=True, help="The textbook formulas for MODEL, and where each misleads.")
 @click.option("--free-vram-gib", type=float, help="With --per-request-mib: the textbook answer; no MODEL.")
 @click.option("--per-request-mib", type=float, help="VRAM of one request in the textbook answer.")
+@access_flags
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @click.option("--csv", "as_csv", is_flag=True, help="The table as CSV.")
 def estimate(model: str | None, **options: Any) -> None:
@@ -117,9 +119,10 @@ def _table(model: str, options: Mapping[str, Any]) -> str:
 def _host(model: str | None, options: Mapping[str, Any]) -> str:
     # the HTTP client is not needed, and not imported, where no server is asked
     from loadtest.conductor.server_facts import read_server
-    from loadtest.origin import parse_origin, read_api_key
+    from loadtest.origin import read_api_key
 
-    server = read_server(parse_origin(options["host"]), read_api_key())
+    origin = origin_from(options["host"], options)
+    server = read_server(origin, read_api_key(variable=origin.access.api_key_variable))
     answer: Estimate | None = None
     if model is not None and options["gpu"] is not None:
         answer = estimate_from(model, options, _workload(options))

@@ -10,6 +10,7 @@ from estimator.errors import PlainError
 from loadtest.exports import write_csv, write_parquet, write_sqlite
 from loadtest.reporter.stages import windows
 from loadtest.results import RunRows, load_results
+from loadtest.row_file import Damage
 from loadtest.run_folder import RunFolder, replace_file
 from loadtest.vllm_bench import Scope, bench_block, bench_json, bench_result
 
@@ -35,7 +36,8 @@ def export(run_folder: Path, vllm_bench: Path | None, stage: int | None, **files
         WRITERS[name](rows.requests, path)
         click.echo(f"{len(rows.requests):,} requests in {path}", err=True)
     if vllm_bench is not None:
-        result = bench_result(rows.requests, folder.read_manifest(), _scope(rows, stage))
+        streams = folder.stream_counts(Damage())
+        result = bench_result(rows.requests, streams, folder.read_manifest(), _scope(rows, stage))
         replace_file(vllm_bench, bench_json(result))
         click.echo(bench_block(result))
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
+from estimator.errors import EXIT_INTERRUPTED
 from estimator.spec import SpecError
-from loadtest.cli.answers import estimate_from
+from loadtest.access import NO_AUDIT_VARIABLE
+from loadtest.cli.access_flags import access_flags, access_from, allow_public_host_flag, users_cap_flag
 from loadtest.cli.engine_flags import engine_flags, single
 from loadtest.conductor.signoff import SignoffRequest, sign_off
-from loadtest.reporter.lines import five_lines
-from loadtest.reporter.report import write_report
 from loadtest.scenario import read_scenario
 
 PATH = click.Path(path_type=Path)
@@ -26,13 +26,26 @@ PATH = click.Path(path_type=Path)
 @click.option("--model-config", help="With --gpu: predict from this model (config.json, folder or name) too.")
 @engine_flags
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Load workers.")
+@access_flags
+@allow_public_host_flag
+@users_cap_flag
+@click.option(
+    "--no-audit",
+    is_flag=True,
+    envvar=NO_AUDIT_VARIABLE,
+    help="Start without looking at this machine and at one answer.",
+)
 @click.option("--runs-dir", "runs_root", type=PATH, default=Path("runs"), show_default=True)
 def signoff(**options: Any) -> None:
     """Predict, load, observe and sign, in one run. The flags are those the server was started with."""
-    folder = sign_off(requested(options), say=lambda line: click.echo(line, err=True))
-    verdict = write_report(folder)
-    click.echo("\n".join(five_lines(verdict, str(folder.report_path("html")))))
-    sys.exit(verdict.exit_code)
+    done = sign_off(requested(options), say=lambda line: click.echo(line, err=True))
+    # matplotlib takes half a second to import: after the load, not before it
+    from loadtest.reporter.lines import five_lines
+    from loadtest.reporter.report import write_report
+
+    verdict = write_report(done.folder)
+    click.echo("\n".join(five_lines(verdict, str(done.folder.report_path("html")))))
+    sys.exit(EXIT_INTERRUPTED if done.was_interrupted else verdict.exit_code)
 
 
 def requested(options: dict[str, Any]) -> SignoffRequest:
@@ -41,7 +54,11 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
     model, gpu = options["model_config"], options["gpu"]
     if (model is None) != (gpu is None):
         raise SpecError("give both --model-config and --gpu to predict from them, or neither")
-    estimate = None if model is None else estimate_from(model, options, scenario.workload)
+    estimate = None
+    if model is not None:
+        from loadtest.cli.answers import estimate_from
+
+        estimate = estimate_from(model, options, scenario.workload)
     slots = options["max_num_seqs"]
     return SignoffRequest(
         scenario=scenario,
@@ -53,4 +70,8 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
         pool=None if estimate is None else estimate.pool,
         processes=options["processes"],
         runs_root=options["runs_root"],
+        access=access_from(options),
+        users_cap=options["users_cap"],
+        allow_public_host=options["allow_public_host"],
+        audits=not options["no_audit"],
     )

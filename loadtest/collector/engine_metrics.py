@@ -118,6 +118,7 @@ LMDEPLOY: Final[Mapping[str, Source]] = {
 PROCESS: Final[Mapping[str, Source]] = {
     "process_start_time_seconds": Source(names=("process_start_time_seconds",)),
     "process_resident_memory_bytes": Source(names=("process_resident_memory_bytes",)),
+    "process_open_fds": Source(names=("process_open_fds",)),
 }
 CONFIG_INFOS: Final = {"vllm": "vllm:cache_config_info", "lmdeploy": "lmdeploy:backend_config_info"}
 """LMDeploy 0.18 declares its family and leaves it empty."""

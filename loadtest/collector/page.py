@@ -10,6 +10,7 @@ from typing import Final
 import aiohttp
 
 from estimator.spec import EngineName
+from loadtest.access import Access, client_context
 from loadtest.collector.engine_metrics import EngineReading, read_engine_page
 from loadtest.origin import ApiKey, Origin
 from loadtest.records import Sample
@@ -41,9 +42,10 @@ class PageError(Exception):
     """No page: the reason, in one printable line."""
 
 
-def page_session() -> aiohttp.ClientSession:
+def page_session(access: Access | None = None) -> aiohttp.ClientSession:
     """A session that takes nothing from its surroundings: no proxy, no netrc, no cookies, no compression."""
     return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=client_context(access or Access())),
         trust_env=False,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),

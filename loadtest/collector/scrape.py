@@ -26,7 +26,7 @@ from loadtest.collector.gpu import GpuReader, NoGpu, gpu_rows, is_this_machine, 
 from loadtest.collector.page import PageTarget, look_at_page, page_session
 from loadtest.origin import parse_origin, read_api_key
 from loadtest.row_file import RowFileError, RowWriter
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import Manifest, RunFolder
 
 SYNC_EVERY_S: Final = 1.0
 END_WITHIN_S: Final = 0.8
@@ -62,7 +62,7 @@ async def on_grid(interval_s: float, look: Callable[[], Awaitable[None]]) -> Non
 
 async def collect(plan: ScrapePlan, writer: RowWriter, stop: asyncio.Event) -> None:
     """Appends rows until `stop` is set. Raises RowFileError when the disk refuses them, nothing else."""
-    async with page_session() as session:
+    async with page_session(plan.target.origin.access) as session:
 
         async def look_at_engine() -> None:
             writer.append(await look_at_page(session, plan.target))
@@ -162,12 +162,16 @@ def _path(text: str) -> str:
     return text
 
 
-def _plan(options: argparse.Namespace) -> ScrapePlan:
+def _plan(options: argparse.Namespace, manifest: Manifest) -> ScrapePlan:
+    origin = parse_origin(options.target, manifest.access)
     target = PageTarget(
-        origin=parse_origin(options.target),
+        origin=origin,
         engine=options.engine,
         path=options.metrics_path,
-        key=read_api_key(),
+        # the key is the loaded server's: a page somewhere else never sees it
+        key=read_api_key(variable=origin.access.api_key_variable)
+        if origin.is_same_server(manifest.origin)
+        else None,
     )
     host = target.origin.host
 
@@ -187,8 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when it was told to end, 1 when the disk refused a row, 2 for what was asked of it."""
     try:
         options = _parse(sys.argv[1:] if arguments is None else arguments)
-        plan = _plan(options)
-        writer = RunFolder.open(options.run_folder).samples_writer("collector")
+        folder = RunFolder.open(options.run_folder)
+        plan = _plan(options, folder.read_manifest())
+        writer = folder.samples_writer("collector")
     except PlainError as error:
         return _complain(error, EXIT_USAGE)
     try:

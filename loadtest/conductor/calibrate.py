@@ -18,10 +18,10 @@ from loadtest.calibrator.waves import Room, Wave, waves
 from loadtest.conductor.pool import kv_pool_from_metrics
 from loadtest.conductor.prepare import served_model
 from loadtest.conductor.server_facts import ServerFacts, read_server
-from loadtest.conductor.tokenizer import tokenizer
+from loadtest.conductor.tokenizer import Tokenizer
 from loadtest.origin import ApiKey, Origin
 from loadtest.scenario import PATHS
-from loadtest.workers.prompts import (
+from loadtest.workload.prompts import (
     TOKEN_IDS,
     ChatWords,
     Draw,
@@ -60,7 +60,8 @@ def calibrate_server(
     served = served_model(request.origin, request.engine, request.model, facts)
     chat = None
     if request.engine == "lmdeploy":
-        chat = calibrate(tokenizer(request.origin, request.key, served.name, request.engine))
+        server = Tokenizer(origin=request.origin, key=request.key, model=served.name, engine=request.engine)
+        chat = calibrate(server.counter())
     plan = waves(_room(request, facts, served.max_model_len, chat))
     run_id = f"calibrate {at.timestamp()}"
     bodies = [_bodies(wave, number, served.name, chat, run_id) for number, wave in enumerate(plan)]

@@ -5,6 +5,7 @@ Knows nothing of Locust: the ramp asks it for the target, the hooks tell it when
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -12,11 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from loadtest.conductor.plan import Target, users_at
+from estimator.errors import PlainError
+from loadtest.access import require_below_cap
+from loadtest.conductor.plan import Held, held_at
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.processes import end_process
 from loadtest.records import Event, EventKind
-from loadtest.results import finalise
 from loadtest.run_folder import PlannedStage, RunState
 
 FOREVER_S: Final = 366 * 24 * 3600.0
@@ -29,44 +31,55 @@ class LoadRun:
         self,
         run: PreparedRun,
         stages: Sequence[PlannedStage],
+        stage_begins: Callable[[PlannedStage, int], None],
+        *,
+        has_pauses: bool = False,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
+        # a number from the command line or the web page was in no plan
+        require_below_cap(max(stage.users for stage in stages), run.manifest.users_cap)
         self.run = run
         self._stages = stages
+        self._stage_begins = stage_begins
+        self._has_pauses = has_pauses
         self._clock = clock
-        self._stage_index: int | None = None
+        self._held: Held | None = None
         self._events = run.folder.events_writer()
         self._collector = start_collector(run)
         self._ended = False
         self._is_over = False
-        self._target: Target | None = None
         self._write("run_start", {"stages": len(stages)})
 
-    def target(self, elapsed_s: float) -> Target | None:
+    def stage(self, elapsed_s: float) -> PlannedStage | None:
         """What the load should be now; a stage that begins becomes a row. None when the plan is over."""
-        if self._ended:  # Locust's ramp ticks on while the load is being stopped
-            return self._target
-        target = self._target = users_at(self._stages, elapsed_s)
-        self._is_over = target is None
-        if target is not None and target.stage.index != self._stage_index:
-            self._stage_index = target.stage.index
-            stage = target.stage
-            self._write(
-                "stage",
-                {
-                    "index": stage.index,
-                    "label": stage.label,
-                    "users": stage.users,
-                    "settle_s": stage.settle_s,
-                    "hold_s": stage.hold_s,
-                },
-            )
-        return target
+        before = self._held
+        if not self._ended:  # Locust's ramp ticks on while the load is being stopped
+            self._held = None if self._is_over else held_at(self._stages, before, elapsed_s)
+            self._is_over = self._held is None
+        if self._held is None:
+            return None
+        stage = self._stages[self._held.index]
+        if before != self._held:
+            self._begin(stage)
+        return stage
+
+    def _begin(self, stage: PlannedStage) -> None:
+        at_ns = self._clock()
+        told = dataclasses.asdict(stage)
+        del told["spawn_rate_per_s"]
+        told["has_pauses"] = self._has_pauses
+        self._events.append(Event(at_ns=at_ns, event="stage", data=told))
+        self._stage_begins(stage, at_ns)
 
     @property
     def is_complete(self) -> bool:
         """The plan was held to its end, or had none and went on until it was stopped."""
         return self._is_over or self._stages[-1].hold_s == FOREVER_S
+
+    def gave_up(self, error: PlainError) -> None:
+        """The row that tells the verdict why the plan was not followed to its end."""
+        with contextlib.suppress(PlainError, OSError):  # a disk that is full takes no row of that either
+            self._write("fault", {"reason": str(error), "exit_code": error.exit_code})
 
     def load_ended(self) -> None:
         """The load is not held any more; requests in flight may still finish."""
@@ -82,6 +95,8 @@ class LoadRun:
         self._events.sync()
         self._events.close()
         self.run.folder.write_manifest(dataclasses.replace(self.run.manifest, state=state))
+        from loadtest.results import finalise  # numpy costs a tenth of a second, and nothing waits now
+
         finalise(self.run.folder)
 
     def _write(self, event: EventKind, data: dict[str, str | int | float | bool | None]) -> None:

@@ -1,4 +1,4 @@
-"""Stages of a scenario + a prediction -> the users each stage holds, and users_at(elapsed); pure."""
+"""Stages of a scenario + a prediction -> the users each stage holds, and which stage is held when; pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from estimator.capacity import Prediction
 from loadtest.run_folder import PlannedStage
 from loadtest.scenario import Scenario, ScenarioError, Stage
+from loadtest.scenario.trace import looked_at
 
 
 def plan_stages(scenario: Scenario, prediction: Prediction | None) -> tuple[PlannedStage, ...]:
@@ -19,14 +20,30 @@ def plan_stages(scenario: Scenario, prediction: Prediction | None) -> tuple[Plan
     return tuple(
         PlannedStage(
             index=index,
-            label=f"{stage.ratio:.0%} of {stage.of}" if stage.of else f"{stage.users} users",
+            label=_label(stage, _rate_per_s(scenario, stage)),
             users=_users(stage, prediction),
             hold_s=stage.hold_s,
             settle_s=scenario.settle_s,
             spawn_rate_per_s=scenario.spawn_rate_per_s,
+            rate_per_s=_rate_per_s(scenario, stage),
         )
         for index, stage in enumerate(scenario.stages)
     )
+
+
+def _rate_per_s(scenario: Scenario, stage: Stage) -> float | None:
+    """Of an open loop; a recording has its own, on average."""
+    if scenario.arrivals.kind != "trace" or scenario.trace is None:
+        return stage.rate_per_s
+    trace = scenario.trace
+    seen = trace.seen or looked_at(trace).seen
+    assert seen is not None
+    return seen.rows * trace.speed / seen.span_s if seen.span_s else float(seen.rows)
+
+
+def _label(stage: Stage, rate_per_s: float | None) -> str:
+    users = f"{stage.ratio:.0%} of {stage.of}" if stage.of else f"{stage.users} users"
+    return users if rate_per_s is None else f"{rate_per_s:.4g} requests/s, at most {users}"
 
 
 def _users(stage: Stage, prediction: Prediction | None) -> int:
@@ -51,19 +68,22 @@ def _users(stage: Stage, prediction: Prediction | None) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What the load should be at one moment."""
+class Held:
+    """The stage in force, and when it began: seconds after the load's start."""
 
-    stage: PlannedStage
-    users: int
-    spawn_rate_per_s: float
+    index: int
+    since_s: float
 
 
-def users_at(stages: Sequence[PlannedStage], elapsed_s: float) -> Target | None:
-    """The stage in force `elapsed_s` after the start; None when the plan is over."""
-    ends_s = 0.0
-    for stage in stages:
-        ends_s += stage.hold_s
-        if elapsed_s < ends_s:
-            return Target(stage=stage, users=stage.users, spawn_rate_per_s=stage.spawn_rate_per_s)
-    return None
+def held_at(stages: Sequence[PlannedStage], held: Held | None, elapsed_s: float) -> Held | None:
+    """What is held `elapsed_s` after the start, where `held` was until now; None when the plan is over.
+
+    A stage lasts from when it really began, and none is skipped, however late one looks: Locust looks once a
+    second, and not at all while it starts users.
+    """
+    if held is None:
+        return Held(index=0, since_s=elapsed_s)
+    if elapsed_s - held.since_s < stages[held.index].hold_s:
+        return held
+    following = held.index + 1
+    return Held(index=following, since_s=elapsed_s) if following < len(stages) else None

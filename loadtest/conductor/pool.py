@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from estimator.capacity import KvPool, vllm_headline
-from estimator.vllm import NULL_BLOCKS
+from estimator.kv_group import NULL_BLOCKS
 from loadtest.collector.engine_metrics import EngineReading
 
 

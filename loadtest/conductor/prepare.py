@@ -9,25 +9,26 @@ import platform
 import re
 import resource
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
 
 from estimator.capacity import KvPool, Prediction, predict
 from estimator.errors import EXIT_USAGE, PlainError
 from estimator.spec import EngineName
+from loadtest.access import USERS_CAP, require_below_cap, require_consent
+from loadtest.audit import Check, exit_code
+from loadtest.conductor.audit.host_audit import SPARE_FILE_DESCRIPTORS
+from loadtest.conductor.fitting import fitted_to
 from loadtest.conductor.plan import plan_stages
 from loadtest.conductor.pool import counted_pool, kv_pool_from_metrics
 from loadtest.conductor.server_facts import ServedModel, ServerFacts, read_server
-from loadtest.origin import Origin, read_api_key
+from loadtest.conductor.tokenizer import Tokenizer
+from loadtest.origin import ApiKey, Origin, read_api_key
 from loadtest.run_folder import Manifest, PlannedStage, RunFolder, RunFolderError
 from loadtest.scenario import Scenario, parse_scenario, scenario_body
-
-SPARE_FILE_DESCRIPTORS: Final = 100
-"""What a process needs beside one socket a user: row files, logs, the event loop, the collector's pipe."""
 
 
 class PreflightError(PlainError):
@@ -56,6 +57,28 @@ class RunRequest:
     pool: KvPool | None = None
     users_max: int | None = None
     """Set when a person gave the number of users: the stages of the scenario are not used."""
+    processes: int = 1
+    users_cap: int = USERS_CAP
+    allow_public_host: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """What the server is and what will be asked of it; nothing is written yet."""
+
+    request: RunRequest
+    facts: ServerFacts
+    served: ServedModel
+    prediction: Prediction | None
+    stages: tuple[PlannedStage, ...]
+
+    @property
+    def users_max(self) -> int:
+        return self.request.users_max or max(stage.users for stage in self.stages)
+
+
+Audit = Callable[[PlannedRun, ApiKey | None], tuple[Check, ...]]
+"""Looks at client and server before the load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +89,33 @@ class PreparedRun:
     prediction: Prediction | None
 
 
-def prepare_run(request: RunRequest) -> PreparedRun:
-    """Raises PreflightError; leaves no folder behind then."""
+def prepare_run(request: RunRequest, audit: Audit | None = None) -> PreparedRun:
+    """Raises PreflightError, also for what `audit` finds red; leaves no folder behind then."""
     try:
-        facts = read_server(request.origin, read_api_key())
-        served = served_model(request.origin, request.engine, request.model, facts)
-        prediction = _prediction(request, facts, served)
-        stages = () if request.users_max is not None else plan_stages(request.scenario, prediction)
-        _reserve_file_descriptors(request.users_max or max(stage.users for stage in stages))
-        return _open_folder(request, facts, served, prediction, stages)
+        key = read_api_key(variable=request.origin.access.api_key_variable)
+        plan = plan_run(request, key)
+        _reserve_file_descriptors(plan.users_max)
+        checks = () if audit is None else audit(plan, key)
+        red = [check for check in checks if check.level == "red"]
+        if red:
+            raise PreflightError("; ".join(check.sentence for check in red), exit_code=exit_code(red))
+        return _open_folder(plan, checks)
     except PlainError as error:
         raise PreflightError(str(error), exit_code=error.exit_code) from error
+
+
+def plan_run(request: RunRequest, key: ApiKey | None) -> PlannedRun:
+    """Asks the server and plans the load. Raises PlainError when it may not, or cannot, be loaded so."""
+    require_consent(request.origin.host, allowed=request.allow_public_host)
+    facts = read_server(request.origin, key)
+    served = served_model(request.origin, request.engine, request.model, facts)
+    tokenizer = Tokenizer(origin=request.origin, key=key, model=served.name, engine=request.engine)
+    request = replace(request, scenario=fitted_to(request.scenario, tokenizer, facts.models))
+    prediction = _prediction(request, facts, served)
+    stages = () if request.users_max is not None else plan_stages(request.scenario, prediction)
+    plan = PlannedRun(request=request, facts=facts, served=served, prediction=prediction, stages=stages)
+    require_below_cap(plan.users_max, request.users_cap)
+    return plan
 
 
 def open_prepared(root: Path) -> PreparedRun:
@@ -162,16 +201,11 @@ def _reserve_file_descriptors(users: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _open_folder(
-    request: RunRequest,
-    facts: ServerFacts,
-    served: ServedModel,
-    prediction: Prediction | None,
-    stages: Sequence[PlannedStage],
-) -> PreparedRun:
+def _open_folder(plan: PlannedRun, checks: tuple[Check, ...]) -> PreparedRun:
+    request, facts, prediction = plan.request, plan.facts, plan.prediction
     wall_ns, mono_ns = time.time_ns(), time.perf_counter_ns()
     created = datetime.fromtimestamp(wall_ns / 1e9, tz=UTC)
-    folder = _new_folder(request.runs_root, f"{created:%Y%m%dT%H%M%SZ}-{_slug(served.name)}")
+    folder = _new_folder(request.runs_root, f"{created:%Y%m%dT%H%M%SZ}-{_slug(plan.served.name)}")
     manifest = Manifest(
         run_id=folder.run_id,
         created_utc=created.isoformat(timespec="seconds"),
@@ -180,10 +214,13 @@ def _open_folder(
         versions=_versions(facts),
         host=str(request.origin),
         engine=request.engine,
-        model=served.name,
+        model=plan.served.name,
         scenario=scenario_body(request.scenario),
-        stages=tuple(stages),
+        stages=plan.stages,
         server=dict(facts.reading.cache_config) if facts.reading else {},
+        access=request.origin.access,
+        users_cap=request.users_cap,
+        audit=checks,
     )
     folder.write_manifest(manifest)
     if prediction is not None:

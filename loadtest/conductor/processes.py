@@ -1,7 +1,8 @@
-"""Ends a process we started: politely, then not."""
+"""What processes of one machine need: an end, politely, then not; a port that nobody has."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from typing import Any, Final
 
@@ -19,3 +20,10 @@ def end_process(process: subprocess.Popen[Any]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
+
+
+def free_port() -> int:
+    """A loopback port that nobody has now; who is to listen there should not wait long."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The load's shape for Locust: a thin shell over plan.users_at, ticked where the load is decided."""
+"""The load's shape for Locust: a thin shell over the run's plan, ticked where the load is decided."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 from locust import LoadTestShape
 
-from loadtest.conductor.plan import Target
+from loadtest.run_folder import PlannedStage
 
 
 class Lead(Protocol):
@@ -19,7 +19,7 @@ class Lead(Protocol):
     def begin(self) -> bool:
         """Opens the run before its first tick; False when it cannot start and said why."""
 
-    def target(self, elapsed_s: float) -> Target | None:
+    def stage(self, elapsed_s: float) -> PlannedStage | None:
         """None when the plan is over; requests in flight are then still answered."""
 
 
@@ -37,5 +37,5 @@ class ScenarioRamp(LoadTestShape):
             if not self.lead.begin():
                 return None
             self.reset_time()
-        target = self.lead.target(self.get_run_time())
-        return None if target is None else (target.users, target.spawn_rate_per_s)
+        stage = self.lead.stage(self.get_run_time())
+        return None if stage is None else (stage.users, stage.spawn_rate_per_s)

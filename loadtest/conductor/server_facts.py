@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from estimator.errors import EXIT_UNREACHABLE, PlainError
+from loadtest.access import client_context
 from loadtest.collector.engine_metrics import EngineReading, read_engine_page
 from loadtest.origin import ApiKey, Origin
+from loadtest.workers.reply import plain_text
 
 ANSWER_BYTES_MAX: Final = 16 * 2**20
 ASK_TIMEOUT_S: Final = 10.0
@@ -58,7 +60,7 @@ def ask(origin: Origin, path: str, key: ApiKey | None, *, body: Mapping[str, Any
     """One GET, or one POST when a body is given. Raises ServerUnreachable when no answer came."""
     connection: http.client.HTTPConnection
     if origin.scheme == "https":
-        context = ssl.create_default_context()
+        context = client_context(origin.access)
         connection = http.client.HTTPSConnection(
             origin.host, origin.port, timeout=ASK_TIMEOUT_S, context=context
         )
@@ -77,7 +79,7 @@ def ask(origin: Origin, path: str, key: ApiKey | None, *, body: Mapping[str, Any
         return Answer(status=response.status, body=response.read(ANSWER_BYTES_MAX))
     except ssl.SSLError as error:
         raise ServerUnreachable(
-            f"cannot verify the TLS certificate of {origin} ({error.reason}); name its CA in SSL_CERT_FILE"
+            f"cannot verify the TLS certificate of {origin} ({error.reason}); name its CA with --ca-file"
         ) from error
     except (OSError, http.client.HTTPException) as error:
         reason = str(error) or type(error).__name__
@@ -106,7 +108,7 @@ def _models(origin: Origin, answer: Answer) -> tuple[ServedModel, ...]:
         )
     try:
         entries = json.loads(answer.body)["data"]
-        return tuple(
+        served = tuple(
             ServedModel(name=str(entry["id"]), max_model_len=_count(entry.get("max_model_len")))
             for entry in entries
         )
@@ -114,6 +116,9 @@ def _models(origin: Origin, answer: Answer) -> tuple[ServedModel, ...]:
         raise ServerError(
             f"{origin}/v1/models is not an OpenAI model list: --host must be the base of such a server"
         ) from error
+    if not all(model.name.isprintable() for model in served):  # it would reach terminals and reports
+        raise ServerError(f"{origin} serves a model with control characters in its name: rename it there")
+    return served
 
 
 def _count(value: object) -> int | None:
@@ -126,11 +131,14 @@ def _version(origin: Origin, key: ApiKey | None) -> str | None:
         found = json.loads(answer.body).get("version") if answer.status == 200 else None
     except (ValueError, AttributeError):
         return None
-    return found[:64] if isinstance(found, str) else None
+    return plain_text(found[:64]) if isinstance(found, str) else None
 
 
 def _metrics(origin: Origin, key: ApiKey | None) -> EngineReading | None:
-    answer = ask(origin, "/metrics", key)
+    try:
+        answer = ask(origin, "/metrics", key)
+    except ServerUnreachable:  # the API was reached a moment ago; a page that hangs is a page unseen
+        return None
     if answer.status != 200:
         return None
     reading = read_engine_page(answer.body.decode("utf-8", errors="replace"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +17,11 @@ from estimator.capacity import KvPool
 from estimator.errors import EXIT_UNREACHABLE
 from estimator.spec import EngineName
 from estimator.twin.profile import read_profile
+from loadtest.access import USERS_CAP, Access
+from loadtest.conductor.audit.preflight import audit_before_load
 from loadtest.conductor.prepare import PreflightError, PreparedRun, RunRequest, prepare_run
-from loadtest.conductor.processes import STOP_S, end_process
+from loadtest.conductor.processes import STOP_S, end_process, free_port
+from loadtest.conductor.stop_signals import Asked, stop_signals, supervised_environ
 from loadtest.origin import parse_origin
 from loadtest.records import Event
 from loadtest.row_file import Damage, read_rows
@@ -44,10 +46,23 @@ class SignoffRequest:
     """Computed from model and GPU, when a person named them."""
     processes: int
     runs_root: Path
+    access: Access = field(default_factory=Access)
+    users_cap: int = USERS_CAP
+    allow_public_host: bool = False
+    audits: bool = True
+    """Look at this machine and at one answer before the load."""
 
 
-def sign_off(request: SignoffRequest, say: Callable[[str], None]) -> RunFolder:
-    """Runs the load and returns the folder whose rows the report is made of. Raises PreflightError."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedOff:
+    """A load that was driven, and the folder whose rows the report is made of."""
+
+    folder: RunFolder
+    was_interrupted: bool
+
+
+def sign_off(request: SignoffRequest, say: Callable[[str], None]) -> SignedOff:
+    """Runs the load. Raises PreflightError, and KeyboardInterrupt when it was told to end at once."""
     if request.host is not None:
         return _load(request, request.host, request.max_num_seqs, say)
     if request.scenario.twin is None:
@@ -58,10 +73,13 @@ def sign_off(request: SignoffRequest, say: Callable[[str], None]) -> RunFolder:
         return _load(request, host, request.max_num_seqs or profile.max_num_seqs, say)
 
 
-def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[str], None]) -> RunFolder:
+def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[str], None]) -> SignedOff:
+    origin = parse_origin(host, request.access)
+    if origin.warning is not None:
+        say(origin.warning)
     run = prepare_run(
         RunRequest(
-            origin=parse_origin(host),
+            origin=origin,
             scenario=request.scenario,
             engine=request.engine,
             runs_root=request.runs_root,
@@ -69,15 +87,22 @@ def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[
             max_num_seqs=slots,
             max_model_len=request.max_model_len,
             pool=request.pool,
-        )
+            processes=request.processes,
+            users_cap=request.users_cap,
+            allow_public_host=request.allow_public_host,
+        ),
+        audit=audit_before_load if request.audits else None,
     )
+    for check in run.manifest.audit:
+        if check.level == "amber":
+            say(f"caution: {check.sentence}")
     if request.pool is not None and run.prediction is not None and run.prediction.pool != request.pool:
         shown = run.prediction.pool.blocks
         say(f"model and GPU make {request.pool.blocks:,} KV blocks, the server has {shown:,}")
     minutes = sum(stage.hold_s for stage in run.manifest.stages) / 60
     say(f"{run.manifest.model} at {host}: {len(run.manifest.stages)} stages, {minutes:.1f} minutes")
-    run_load(run, processes=request.processes, say=say)
-    return run.folder
+    was_interrupted = run_load(run, processes=request.processes, say=say)
+    return SignedOff(folder=run.folder, was_interrupted=was_interrupted)
 
 
 @contextmanager
@@ -112,41 +137,56 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def run_load(run: PreparedRun, *, processes: int, say: Callable[[str], None]) -> None:
-    """Drives the prepared run with Locust and returns when it ended.
+def run_load(run: PreparedRun, *, processes: int, say: Callable[[str], None]) -> bool:
+    """Drives the prepared run with Locust, returns when it ended, and says whether it was told to.
 
     Locust's own output goes to locust.log in the run folder. Raises PreflightError when Locust could not
-    even start; whatever rows were written stay.
+    even start, KeyboardInterrupt when we were told twice to end; whatever rows were written stay.
     """
     locustfile = Path(loadtest.__file__).parent / LOCUSTFILES[run.manifest.engine]
     command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless"]
     command += ["--host", run.manifest.host, "--run-folder", str(run.folder.root)]
     if processes > 1:
+        port = str(free_port())  # Locust's own would be taken by another run on this machine
         command += ["--processes", str(processes), "--master-bind-host", "127.0.0.1"]
+        command += ["--master-bind-port", port, "--master-port", port]
     log = run.folder.log_path("locust")
     with log.open("wb") as output:
         locust = subprocess.Popen(  # noqa: S603  (our own locustfile, no shell)
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=supervised_environ(),
+            start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and goes on once
         )
-    try:
-        _follow(run, locust, say)
-    except KeyboardInterrupt:
-        say("interrupted: waiting for Locust to write what it has")
-        locust.send_signal(signal.SIGINT)
-        locust.wait(timeout=30)
-    finally:
-        if locust.poll() is None:
-            end_process(locust)
+    with stop_signals() as asked:
+        try:
+            _follow(run, locust, asked, say)
+        finally:
+            if locust.poll() is None:
+                locust.kill()  # told twice: rows are whole as they are
+                locust.wait()
+    if not run.folder.root.is_dir():
+        raise PreflightError(f"{run.folder.root} was removed during the run: its rows are lost")
     if not run.folder.events_path.is_file():
         words = _last_line(log.read_text(encoding="utf-8", errors="replace"))
         raise PreflightError(words or f"Locust did not start; see {log}", exit_code=EXIT_UNREACHABLE)
+    return asked.times > 0
 
 
-def _follow(run: PreparedRun, locust: subprocess.Popen[str], say: Callable[[str], None]) -> None:
+def _follow(
+    run: PreparedRun, locust: subprocess.Popen[str], asked: Asked, say: Callable[[str], None]
+) -> None:
     """One line a stage, taken from the rows: what a person sees is what the report will read."""
-    told = 0
+    told, was_told_to_end = 0, False
     while locust.poll() is None:
         time.sleep(POLL_S)
+        if asked.times and not was_told_to_end:
+            was_told_to_end = True
+            say("interrupted: waiting for Locust to write what it has; once more ends it at once")
+            locust.terminate()
         stages = _stage_events(run.folder.events_path)
         for event in stages[told:]:
             data = event.data

@@ -2,61 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import gevent
 from locust.runners import Runner
 
+from estimator.errors import PlainError
+from loadtest.conductor.prepaid import prepay
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.pulse import PROBE_S, Pulse
-from loadtest.origin import parse_origin, read_api_key
-from loadtest.row_file import RowFileError
-from loadtest.workers.desk import Desk, reception
-from loadtest.workers.prompts import ChatWords
+from loadtest.conductor.roles import Role
+from loadtest.origin import read_api_key
+from loadtest.row_file import RowFileError, RowWriter
+from loadtest.run_folder import PlannedStage
+from loadtest.workers.desk import Desk, Script, reception
 from loadtest.workers.watchdog import Watchdog
+from loadtest.workload.arrivals import arrival_times_s
+from loadtest.workload.asker import open_workload
 
 SAMPLE_S = 1.0
+SAVE_S = 1.0
+TALLY_BEATS = 10
+"""Counts of streams are written so seldom: as much of them a killed worker may lose."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """One load process among those that share the arrivals of an open loop."""
+
+    worker: int
+    """Its rows carry this number; one from `workers` on came late and has no share."""
+    workers: int
 
 
 class Station:
-    """Opened after Locust has forked. `give_up` is called with one sentence when rows cannot be kept."""
+    """Opened after Locust has forked. `give_up` is called when the load cannot go on."""
 
     def __init__(
         self,
         run: PreparedRun,
-        worker: int,
-        chat: ChatWords | None,
+        roles: Mapping[str, Role],
+        seat: Seat,
         runner: Runner,
-        give_up: Callable[[str], None],
+        give_up: Callable[[PlainError], None],
     ) -> None:
+        worker = seat.worker
+        self._run = run
+        self._seat = seat
         self._runner = runner
         self._samples = run.folder.samples_writer(f"client-w{worker:02d}")
+        self._streams = run.folder.streams_writer(worker)
         self._desk = Desk(
-            run_id=run.manifest.run_id,
             worker=worker,
-            origin=parse_origin(run.manifest.host),
-            key=read_api_key(),
-            model=run.manifest.model,
-            scenario=run.scenario,
+            origin=run.manifest.origin,
+            key=read_api_key(variable=run.manifest.access.api_key_variable),
+            scripts={name: self._script(role) for name, role in roles.items()},
             rows=run.folder.records_writer(worker),
-            chat=chat,
+            watchdog=Watchdog(run.scenario.timeouts, time.perf_counter_ns()),
             give_up=give_up,
         )
         self._pulse = Pulse(worker)
-        self._watchdog = Watchdog(run.scenario.timeouts, self._desk.clock())
-        self._greenlets = [gevent.spawn(self._probe), gevent.spawn(self._beat)]
+        self._greenlets = [gevent.spawn(work) for work in (self._probe, self._beat, self._save)]
+        prepay()
         reception.open(self._desk)
+
+    def _script(self, role: Role) -> Script:
+        manifest, scenario = self._run.manifest, role.scenario
+        return Script(
+            scenario=scenario,
+            asker=open_workload(
+                scenario,
+                model=role.model,
+                run_id=manifest.run_id,
+                worker=self._seat.worker,
+                workers=self._seat.workers,
+                chat=role.words,
+            ),
+            name=scenario.endpoint if role.model == manifest.model else f"{scenario.endpoint} {role.model}",
+        )
+
+    def stage_begins(self, index: int, rate_per_s: float | None, start_ns: int) -> None:
+        """The whole load is at this stage since `start_ns`; an open loop's arrivals begin there."""
+        scenario, seat = self._run.scenario, self._seat
+        times_s: Iterator[float] | None
+        if scenario.arrivals.kind == "closed" or (rate_per_s is None and scenario.trace is None):
+            times_s = None
+        elif seat.worker >= seat.workers:
+            times_s = iter(())
+        else:
+            seed = f"{scenario.seed}/{index}"
+            times_s = arrival_times_s(
+                scenario.arrivals, rate_per_s, seed, seat.worker, seat.workers, scenario.trace
+            )
+        self._desk.schedule.begin(times_s, start_ns)
 
     def turn_away(self) -> None:
         """No desk for users that come now: a master that loses a worker sends its users to another one."""
         reception.close()
+        self._desk.schedule.end()
 
     def close(self) -> None:
         self.turn_away()
         gevent.killall(self._greenlets)
-        for rows in (self._desk.rows, self._samples):
-            rows.sync()
-            rows.close()
+        try:
+            self._write_sample()
+            self._write_streams()
+        finally:
+            for rows in (self._desk.rows, self._samples, self._streams):
+                rows.sync()
+                rows.close()
+
+    def _write_sample(self) -> None:
+        desk = self._desk
+        self._samples.append(
+            self._pulse.sample(
+                users=self._runner.user_count, in_flight=desk.in_flight, arrivals=desk.schedule.signals()
+            )
+        )
+
+    def _write_streams(self) -> None:
+        for row in self._desk.tally.taken():
+            self._streams.append(row)
 
     def _probe(self) -> None:
         while True:
@@ -65,18 +134,62 @@ class Station:
             self._pulse.probed(due_ns)
 
     def _beat(self) -> None:
-        """Once a second: a sample of this process, and the rows pushed to the disk in a thread."""
-        pool = gevent.get_hub().threadpool
-        while True:
+        """Once a second: does the server still generate, and a sample of this process."""
+        for beat in itertools.count(1):
             gevent.sleep(SAMPLE_S)
-            users = self._runner.user_count
-            silence = self._watchdog.look(self._desk.clock(), self._desk.in_flight, self._desk.last_token_ns)
-            if silence is not None:
-                self._desk.give_up(silence)
+            desk = self._desk
+            death = desk.watchdog.look(desk.clock(), desk.in_flight, desk.last_token_ns)
+            if death is not None:
+                desk.give_up(death)
                 return
             try:
-                self._samples.append(self._pulse.sample(users=users, in_flight=self._desk.in_flight))
-                pool.apply(self._desk.rows.sync)
+                self._write_sample()
+                if beat % TALLY_BEATS == 0:
+                    self._write_streams()
             except (RowFileError, OSError) as error:
-                self._desk.give_up(str(error))
+                self._desk.give_up(PlainError(str(error)))
                 return
+
+    def _save(self) -> None:
+        """The rows pushed to the disk, a second after the last time was over: a slow disk delays nothing."""
+        pool = gevent.get_hub().threadpool
+        while True:
+            gevent.sleep(SAVE_S)
+            refusal = pool.apply(_sync, (self._desk.rows,))
+            if refusal is not None:
+                self._desk.give_up(PlainError(str(refusal)))
+                return
+
+
+def _sync(rows: RowWriter) -> RowFileError | OSError | None:
+    """In a thread, where gevent would print what is raised."""
+    try:
+        rows.sync()
+    except (RowFileError, OSError) as error:
+        return error
+    return None
+
+
+class OwnUsers:
+    """The users of a run where they live in the process that decides the load."""
+
+    def __init__(self, runner: Runner, give_up: Callable[[PlainError], None]) -> None:
+        self._runner = runner
+        self._give_up = give_up
+        self._station: Station | None = None
+
+    def open(self, run: PreparedRun, roles: Mapping[str, Role]) -> None:
+        self._station = Station(run, roles, Seat(worker=0, workers=1), self._runner, self._give_up)
+
+    def stage_begins(self, stage: PlannedStage, start_ns: int) -> None:
+        if self._station is not None:
+            self._station.stage_begins(stage.index, stage.rate_per_s, start_ns)
+
+    def load_ends(self, *, timeout_s: float) -> None:
+        if self._station is not None:
+            self._station.turn_away()
+
+    def close(self) -> None:
+        station, self._station = self._station, None
+        if station is not None:
+            station.close()

@@ -1,55 +1,63 @@
-"""Asks a server's tokenizer how long chat messages are, and by it finds words of exact lengths."""
+"""Asks a server how many tokens a prompt has, in its engine's own way."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from loadtest.conductor.prepare import PreparedRun
+from estimator.spec import EngineName
 from loadtest.conductor.server_facts import Answer, ServerError, ask
-from loadtest.origin import ApiKey, Origin, parse_origin, read_api_key
-from loadtest.scenario import ScenarioError
-from loadtest.workers.prompts import ChatWords, Messages, Tokenize, calibrate, check_room
+from loadtest.origin import ApiKey, Origin
+from loadtest.workload.prompts import Messages, Tokenize
 
 
-def chat_words(run: PreparedRun) -> ChatWords | None:
-    """Words of one token each on this server; None for token prompts. Raises PlainError if there are too few.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenizer:
+    """Where to ask, and how this engine is asked.
 
-    Asks the server some 200 times, so the process that decides the load does it once for all.
+    vLLM: /tokenize. LMDeploy: /v1/encode for a text, and for messages the usage of an answer of one token;
+    its /v1/encode puts a lone prompt into its chat template by another way than a chat request goes.
     """
-    if run.scenario.endpoint != "chat":
-        if run.manifest.engine == "lmdeploy":  # it would take each token id for a prompt of its own
-            raise ScenarioError("LMDeploy takes no token ids as a prompt: set endpoint: chat in the scenario")
-        check_room(run.scenario, None)
-        return None
-    origin, key = parse_origin(run.manifest.host), read_api_key()
-    words = calibrate(tokenizer(origin, key, run.manifest.model, run.manifest.engine))
-    check_room(run.scenario, words)
-    return words
+
+    origin: Origin
+    key: ApiKey | None
+    model: str
+    engine: EngineName
+
+    def counter(self, tools: Sequence[Mapping[str, Any]] = ()) -> Tokenize:
+        """Counts texts and messages; ServerError where the server does not."""
+
+        def tokenize(prompt: str | Messages) -> int:
+            path, body, fields = _question(self.model, self.engine, prompt, tools)
+            answer = ask(self.origin, path, self.key, body=body)
+            try:
+                count: Any = json.loads(answer.body)
+                for field in fields:
+                    count = count[field]
+            except (ValueError, KeyError, TypeError) as error:
+                raise _no_tokens(self.origin, path, answer) from error
+            if answer.status != 200 or type(count) is not int:
+                raise _no_tokens(self.origin, path, answer)
+            return count
+
+        return tokenize
 
 
-def tokenizer(origin: Origin, key: ApiKey | None, model: str, engine: str) -> Tokenize:
-    """vLLM: /tokenize. LMDeploy: /v1/encode, which applies the chat template when asked to."""
-
-    def tokenize(messages: Messages) -> int:
-        path, body, field = _token_question(model, engine, messages)
-        answer = ask(origin, path, key, body=body)
-        try:
-            count = json.loads(answer.body)[field]
-        except (ValueError, KeyError, TypeError) as error:
-            raise _no_tokens(origin, path, answer) from error
-        if answer.status != 200 or not isinstance(count, int):
-            raise _no_tokens(origin, path, answer)
-        return count
-
-    return tokenize
-
-
-def _token_question(model: str, engine: str, messages: Messages) -> tuple[str, Mapping[str, Any], str]:
-    if engine == "lmdeploy":
-        return "/v1/encode", {"input": messages[0]["content"], "do_preprocess": True}, "length"
-    return "/tokenize", {"model": model, "messages": messages}, "count"
+def _question(
+    model: str, engine: str, prompt: str | Messages, tools: Sequence[Mapping[str, Any]]
+) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """Path, body, and where the count stands in the answer."""
+    with_tools = {"tools": list(tools)} if tools else {}
+    if engine != "lmdeploy":
+        if isinstance(prompt, str):
+            return "/tokenize", {"model": model, "prompt": prompt}, ("count",)
+        return "/tokenize", {"model": model, "messages": prompt, **with_tools}, ("count",)
+    if isinstance(prompt, str):
+        return "/v1/encode", {"input": prompt, "do_preprocess": False}, ("length",)
+    body = {"model": model, "messages": prompt, "max_tokens": 1, **with_tools}
+    return "/v1/chat/completions", body, ("usage", "prompt_tokens")
 
 
 def _no_tokens(origin: Origin, path: str, answer: Answer) -> ServerError:

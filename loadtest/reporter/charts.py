@@ -105,7 +105,7 @@ def _concurrency(axes: Axes, verdict: Verdict) -> None:
     if verdict.n_safe:
         word = "signed" if verdict.status == "PASS" else "N_safe"
         _line(axes, float(verdict.n_safe), f"{word} {verdict.n_safe}", BLUE)
-    axes.set_xticks(list(at), [f"{stage.users} users" for stage in stages])
+    axes.set_xticks(list(at), [stage.name for stage in stages])
     axes.set_ylabel("requests")
     axes.set_xlim(-0.5, len(stages) - 0.5)
     axes.set_ylim(top=1.08 * axes.get_ylim()[1])

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from estimator.estimate import Estimate
 from estimator.spec import EngineName
+from loadtest.reporter.plain import one_line
 
 SHOWN: Final[Mapping[str, str]] = {
     "num_gpu_blocks": "blocks",
@@ -53,7 +54,7 @@ def host_text(facts: Mapping[str, Any], answer: Estimate | None) -> str:
         lines.append(f"  {'':<16}{'server':>14}{'computed':>14}")
     for label, name in SHOWN.items():
         if label in config:
-            lines.append(f"  {name:<16}{config[label]:>14}{ours.get(label, ''):>14}".rstrip())
+            lines.append(f"  {name:<16}{one_line(config[label]):>14}{ours.get(label, ''):>14}".rstrip())
     if not config:
         lines.append("  it shows no cache configuration in /metrics; --server-log reads its start-up output")
     if facts["difference_blocks"] is not None and answer is not None:

@@ -26,7 +26,7 @@ NEEDED: Final = (
     "first_chunk_tokens",
 )
 """The columns that the three latencies and the limits on them are made of."""
-NEEDED_BY_LATENESS: Final = ("intended_ns", "connected_ns", "sent_ns")
+NEEDED_BY_LATENESS: Final = ("intended_ns", "connected_ns", "free_ns", "sent_ns")
 LEVEL_BITS: Final = 16
 KEPT_VALUES: Final = 1 << 18
 """Up to so many values of one latency are kept; where there are more, they are counted first."""
@@ -56,10 +56,10 @@ def tpot_s(rows: Columns) -> Floats:
 
 
 def send_lateness_s(rows: Columns) -> Floats:
-    """Intent to last byte written, connecting excluded: how late the client itself was."""
-    sent_ns, intended_ns, connected_ns = rows["sent_ns"], rows["intended_ns"], rows["connected_ns"]
-    waited_ns = np.where(connected_ns == NULL, 0, np.maximum(connected_ns - intended_ns, 0))
-    return np.where(sent_ns == NULL, np.nan, (sent_ns - intended_ns - waited_ns) / 1e9)
+    """How late the client itself was: last byte written after intent, free user and connection."""
+    sent_ns = rows["sent_ns"]
+    ready_ns = np.maximum(np.maximum(rows["intended_ns"], rows["connected_ns"]), rows["free_ns"])
+    return np.where(sent_ns == NULL, np.nan, (sent_ns - ready_ns) / 1e9)
 
 
 def breaks_a_limit(rows: Columns, limits: Limits) -> Flags:

@@ -25,6 +25,15 @@ class Window:
     start_ns: int
     settled_ns: int
     end_ns: int
+    rate_per_s: float | None = None
+    """Open loop: requests were due at this rate, and `users` is how many could be in flight."""
+    has_pauses: bool = False
+    """Users think between their requests: they are in flight for a part of the time."""
+
+    @property
+    def fixes_concurrency(self) -> bool:
+        """Users who ask again at once are so many requests at any moment; else nobody sets that number."""
+        return self.rate_per_s is None and not self.has_pauses
 
     @property
     def window_s(self) -> float:
@@ -50,6 +59,8 @@ class ClientHealth:
     parked_ratio: float | None
     """Share of the requests in flight that the server counts neither as running nor as waiting."""
     faults: tuple[str, ...]
+    halts: tuple[str, ...] = ()
+    """Those of them that spoil a stage whatever else it shows: nobody asked the server meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +79,9 @@ class StageObservation:
     index: int
     label: str
     users: int
+    """Parallel requests of this level: the users that were set, or the mean in flight where those pause or
+    requests come at a rate."""
+    rate_per_s: float | None = None
     window_s: float
     in_flight_mean: float
     running_mean: float | None
@@ -94,6 +108,8 @@ class StageObservation:
     e2e: Quantiles | None
     requests_per_s: float
     output_tokens_per_s: float
+    shortfall: str
+    """Why the load that was set did not reach the server; empty where it did."""
     little_ratio: float | None
     """Throughput x mean time / mean in flight; 1 when the instrument's own figures agree (Little)."""
     client: ClientHealth
@@ -103,6 +119,10 @@ class StageObservation:
     @property
     def held(self) -> bool:
         return not self.faults
+
+    @property
+    def name(self) -> str:
+        return f"{self.users} users" if self.rate_per_s is None else f"{self.rate_per_s:g} requests/s"
 
     @property
     def is_fully_seen(self) -> bool:
@@ -121,6 +141,8 @@ class Observation:
     is_monotone: bool
     wall: Wall
     server_died: bool
+    given_up_with: int | None
+    """Exit code of what ended the load before its plan was over; None when nothing did."""
     client: ClientHealth
     unknowns: tuple[str, ...]
     percentile: float

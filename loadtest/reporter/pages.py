@@ -10,6 +10,7 @@ from typing import Any, Final
 import jinja2
 
 from loadtest.reporter.attribution import held_check
+from loadtest.reporter.audit_text import audit_facts
 from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.charts import draw_charts
 from loadtest.reporter.lines import client, gap, observed, predicted, signed
@@ -100,6 +101,8 @@ def json_page(verdict: Verdict, manifest: Manifest) -> str:
         "versions": dict(manifest.versions),
         "seed": manifest.scenario.get("seed"),
         "buffer_ratio": BUFFER_RATIO,
+        "is_unverified": manifest.origin.is_unverified,
+        "audit": [dataclasses.asdict(check) for check in manifest.audit],
     }
     for field in dataclasses.fields(verdict):
         if field.name not in ("observation", "prediction", "evidence"):
@@ -290,6 +293,7 @@ def _facts(verdict: Verdict, manifest: Manifest, run_path: str) -> list[tuple[st
         ("requests", f"{verdict.observation.requests}: {outcomes or 'none'}"),
         ("versions", ", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))),
         ("state", manifest.state),
+        *audit_facts(manifest),
     ]
     if verdict.observation.damaged_lines:
         facts.append(("damage", f"{verdict.observation.damaged_lines} unreadable lines were skipped"))

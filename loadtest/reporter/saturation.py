@@ -11,19 +11,22 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Any, Final
 
+from estimator.errors import EXIT_USAGE
 from loadtest.records import Sample
+from loadtest.reporter.audit_text import access_doubts
 from loadtest.reporter.cohort import judge_cohort, outcomes_of
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
 from loadtest.reporter.stages import (
     allowed_ratio,
     failed,
-    load_reached,
+    load_shortfall,
     queue_from,
     series,
     windows,
 )
-from loadtest.reporter.validity import counts_disagree, server_death
-from loadtest.reporter.walls import client_health, name_wall
+from loadtest.reporter.token_audit import audit_tokens, pace_doubt, token_doubts, usage_lies
+from loadtest.reporter.validity import broken_off, counts_disagree, server_death
+from loadtest.reporter.walls import client_health, halted, name_wall
 from loadtest.results import RunRows
 from loadtest.run_folder import Manifest
 from loadtest.scenario import Limits, parse_scenario
@@ -38,14 +41,28 @@ def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation
     engine = [sample for sample in rows.samples if sample.source == "engine"]
     cut = windows(rows.events)
     start_ns = cut[0].start_ns if cut else 0
-    stages = tuple(_stage(window, rows, engine, limits) for window in cut if window.window_s > 0)
+    judged = [window for window in cut if window.window_s > 0]
+    stages = tuple(_stage(window, rows, engine, limits) for window in judged)
     by_users = sorted(stages, key=lambda stage: stage.users)
     broken = next((stage for stage in by_users if not stage.held), None)
+    gave_up = broken_off(rows.events)
     death = server_death(rows.requests, engine)
-    invalid = death or counts_disagree(rows.requests, engine)
+    audit = audit_tokens(rows.requests, cut)
     below = [s for s in by_users if broken is None or s.users < broken.users]
     n_max = max((stage.users for stage in below), default=0)
-    wall = Wall(name="invalid", evidence=invalid) if invalid else name_wall(stages, broken, slots)
+    invalid: str | None
+    # where nothing broke, the highest level is the one in which it happened
+    earlier = below[:-1] if broken is None else below
+    if gave_up is not None:
+        invalid = gave_up[0] if gave_up[1] == EXIT_USAGE else f"{gave_up[0]}; {_last_good(earlier)}"
+    elif death is not None:
+        invalid = f"{death}; {_last_good(earlier)}"
+    else:
+        invalid = counts_disagree(rows.requests, engine) or usage_lies(audit)
+    wall = (None if gave_up or death else halted(stages)) or (
+        Wall(name="invalid", evidence=invalid) if invalid else name_wall(stages, broken, slots)
+    )
+    held = [window for window, stage in zip(judged, stages, strict=True) if stage.users <= n_max]
     return Observation(
         stages=stages,
         n_max=n_max,
@@ -54,8 +71,15 @@ def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation
         is_monotone=all(not later.held for earlier, later in pairwise(by_users) if not earlier.held),
         wall=wall,
         server_died=death is not None,
+        given_up_with=gave_up[1] if gave_up else None,
         client=client_health(rows, cut),
-        unknowns=_unknowns([stage for stage in stages if stage.users <= n_max]),
+        unknowns=(
+            *access_doubts(manifest),
+            *_unknowns([stage for stage in stages if stage.users <= n_max]),
+            *_slots_doubt(stages, slots),
+            *token_doubts(audit),
+            *(doubt for window in held if (doubt := pace_doubt(rows.requests, window)) is not None),
+        ),
         percentile=limits.percentile,
         limits=limits,
         requests=len(rows.requests),
@@ -69,16 +93,25 @@ def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation
     )
 
 
+def _last_good(held: Sequence[StageObservation]) -> str:
+    """Of the levels before the one in which the server died."""
+    users = max((stage.users for stage in held if not failed(stage.outcomes)), default=0)
+    return f"the last level that held is {users} users" if users else "no level had held before"
+
+
 def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limits) -> StageObservation:
     cohort = judge_cohort(rows.requests, window, limits)
     running = _values(engine, "running", window)
     waiting = _values(engine, "waiting", window)
     usage = _values(engine, "kv_usage_ratio", window)
     looks = [s for s in engine if window.settled_ns <= s.at_ns < window.end_ns]
+    in_flight = cohort.in_flight_mean
+    client = [sample for sample in rows.samples if sample.source == "client"]
     facts: dict[str, Any] = {
-        "users": window.users,
+        "users": window.users if window.fixes_concurrency else round(in_flight),
+        "shortfall": load_shortfall(window, in_flight, cohort.outcomes, client),
         "queue_from": queue_from(cohort.requests_per_s, cohort.tpot.p50_s if cohort.tpot else 0.0),
-        "in_flight_mean": cohort.in_flight_mean,
+        "in_flight_mean": in_flight,
         "preemptions": _preemptions(engine, window),
         "waiting_median": median(waiting) if waiting else None,
         "outcomes": cohort.outcomes,
@@ -89,6 +122,7 @@ def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limi
     return StageObservation(
         index=window.index,
         label=window.label,
+        rate_per_s=window.rate_per_s,
         window_s=window.window_s,
         running_mean=fmean(running) if running else None,
         running_max=max(running, default=None),
@@ -125,8 +159,8 @@ def _faults(facts: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
         faults.append(f"{lost} of {requests} requests failed")
     if not requests:
         faults.append("no request started in the window")
-    elif not load_reached(facts["users"], facts["in_flight_mean"], facts["outcomes"]):
-        faults.append(f"only {facts['in_flight_mean']:.1f} requests in flight")
+    elif facts["shortfall"]:
+        faults.append(facts["shortfall"])
     return tuple(faults)
 
 
@@ -154,6 +188,14 @@ def _unknowns(stages: Sequence[StageObservation]) -> tuple[str, ...]:
             looks = f"{stage.looks_in_vain} of {stage.looks} looks at /metrics failed"
             missing.append(f"whether requests waited at {stage.users} users ({looks})")
     return tuple(missing)
+
+
+def _slots_doubt(stages: Sequence[StageObservation], slots: int | None) -> tuple[str, ...]:
+    """What was given as max_num_seqs may be another limit: LMDeploy's of requests, which bounds no stream."""
+    ran = max((stage.running_max for stage in stages if stage.running_max is not None), default=0.0)
+    if slots is None or ran <= slots:
+        return ()
+    return (f"what max_num_seqs is ({slots} was given, and {ran:.0f} requests ran at once)",)
 
 
 def _values(engine: Sequence[Sample], signal: str, window: Window) -> list[float]:

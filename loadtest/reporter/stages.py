@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from statistics import median
 from typing import Final
 
 import numpy as np
@@ -31,10 +32,16 @@ def windows(events: Sequence[Event]) -> list[Window]:
             start_ns=mark.at_ns,
             settled_ns=mark.at_ns + int(float(mark.data["settle_s"] or 0) * 1e9),
             end_ns=after.at_ns,
+            rate_per_s=_number(mark.data.get("rate_per_s")),
+            has_pauses=bool(mark.data.get("has_pauses")),
         )
         for mark, after in pairwise(marks)
         if mark.event == "stage"
     ]
+
+
+def _number(value: str | float | bool | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def series(samples: Iterable[Sample], signal: str, start_ns: int) -> Series:
@@ -79,9 +86,54 @@ def failed(outcomes: Mapping[str, int]) -> int:
     return sum(count for outcome, count in outcomes.items() if outcome not in SUCCESSES)
 
 
-def load_reached(users: int, in_flight: float, outcomes: Mapping[str, int]) -> bool:
-    """Did the users that were set load the server? One who pauses after a failure is excused."""
-    return in_flight >= LOAD_REACHED_RATIO * users or failed(outcomes) > 0
+def load_shortfall(
+    window: Window, in_flight: float, outcomes: Mapping[str, int], client: Iterable[Sample]
+) -> str:
+    """Why the load that was set did not reach the server; empty where it did.
+
+    in_flight: mean over the window. client: samples of the load processes. Users who pause after a failed
+    request are excused.
+    """
+    if failed(outcomes):
+        return ""
+    if window.rate_per_s is not None:
+        due, unsent = _arrivals(client, window)
+        if unsent > (1 - LOAD_REACHED_RATIO) * due:
+            return f"{unsent:.0f} of {due:.0f} requests that were due found none of {window.users} users free"
+        return ""
+    if window.has_pauses:
+        at_work = _users_at_work(client, window)
+        if at_work is not None and at_work < LOAD_REACHED_RATIO * window.users:
+            return f"only {at_work:.0f} of {window.users} users were at work"
+        return ""
+    if in_flight < LOAD_REACHED_RATIO * window.users:
+        return f"only {in_flight:.1f} requests in flight"
+    return ""
+
+
+def _arrivals(client: Iterable[Sample], window: Window) -> tuple[float, float]:
+    """Requests that came due in the window, and those of them that no user had taken at its end."""
+    due = unsent = 0.0
+    for looks in _by_process(client, window, "client_due_total"):
+        first, last = looks[0].signals, looks[-1].signals
+        due += last["client_due_total"] - first["client_due_total"]
+        for name in ("client_unsent_total", "client_backlog"):
+            unsent += last.get(name, 0.0) - first.get(name, 0.0)
+    return due, max(unsent, 0.0)
+
+
+def _users_at_work(client: Iterable[Sample], window: Window) -> float | None:
+    looks = _by_process(client, window, "client_users")
+    return sum(median(look.signals["client_users"] for look in each) for each in looks) if looks else None
+
+
+def _by_process(client: Iterable[Sample], window: Window, signal: str) -> list[list[Sample]]:
+    """The looks in the window at each load process, in order, where they show `signal`."""
+    found: dict[str, list[Sample]] = {}
+    for sample in client:
+        if signal in sample.signals and window.settled_ns <= sample.at_ns < window.end_ns:
+            found.setdefault(sample.target, []).append(sample)
+    return list(found.values())
 
 
 def queue_from(requests_per_s: float, step_s: float) -> float:

@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from loadtest.records import Sample
+from loadtest.columns import Ints
+from loadtest.records import Event, Sample
 from loadtest.reporter.latency import succeeded
 from loadtest.request_table import RequestTable
 
@@ -21,6 +22,8 @@ UNREACHABLE: Final[frozenset[str]] = frozenset(
 COUNTS_DIFFER_RATIO: Final = 0.02
 COUNTS_DIFFER_MIN: Final = 5
 """Requests that end between a look at the server and the client's own note of it."""
+NOTED_LATE_NS: Final = 500_000_000
+"""Users that started together end together: so long after a look their ends may still be noted."""
 
 
 def server_death(requests: RequestTable, engine: Sequence[Sample]) -> str | None:
@@ -28,8 +31,8 @@ def server_death(requests: RequestTable, engine: Sequence[Sample]) -> str | None
     starts = [
         s.signals["process_start_time_seconds"] for s in engine if "process_start_time_seconds" in s.signals
     ]
-    if any(later != earlier for earlier, later in pairwise(starts)):
-        return "the server restarted during the run"
+    if any(later != earlier for earlier, later in pairwise(starts)) or _a_counter_fell(engine):
+        return "the server restarted during the run: its counters began again"
     answered_ns = _answered_ns(requests)
     seen_ns = max((s.at_ns for s in engine if s.signals), default=None)
     if seen_ns is not None:
@@ -41,6 +44,26 @@ def server_death(requests: RequestTable, engine: Sequence[Sample]) -> str | None
         return (
             f"the server stopped answering during the run: the last {after.total()} requests did not reach it"
         )
+    return None
+
+
+def _a_counter_fell(engine: Sequence[Sample]) -> bool:
+    """Counters only rise; several engines behind one page are added up, so one of them is enough."""
+    last: dict[str, float] = {}
+    for sample in engine:
+        for name, value in sample.signals.items():
+            if name.endswith("_total"):
+                if value < last.get(name, 0.0):
+                    return True
+                last[name] = value
+    return False
+
+
+def broken_off(events: Sequence[Event]) -> tuple[str, int] | None:
+    """Why the load was given up before its plan was over, and the exit code of that; None if it was not."""
+    for event in events:
+        if event.event == "fault" and "exit_code" in event.data:
+            return str(event.data["reason"]), int(event.data["exit_code"] or 0)
     return None
 
 
@@ -70,17 +93,23 @@ def counts_disagree(requests: RequestTable, engine: Sequence[Sample]) -> str | N
         return None
     first, last = looks[0], looks[-1]
     finished = last.signals["requests_finished_total"] - first.signals["requests_finished_total"]
-    ended = answered = 0
+    ended = answered = late_first = late_last = 0
     for rows in requests.columns("outcome", "done_ns"):
         between = (first.at_ns < rows["done_ns"]) & (rows["done_ns"] <= last.at_ns)
         ended += int(between.sum())
         answered += int((between & succeeded(rows)).sum())
+        late_first += _ended_soon_after(rows["done_ns"], first.at_ns)
+        late_last += _ended_soon_after(rows["done_ns"], last.at_ns)
     slack = max(COUNTS_DIFFER_MIN, COUNTS_DIFFER_RATIO * ended)
-    if finished > ended + slack:
+    if finished > ended + max(slack, late_last):
         return f"the server finished {finished:.0f} requests, {ended} of them ours: it serves others too"
-    if finished < answered - slack:
+    if finished < answered - max(slack, late_first):
         return (
             f"the server finished {finished:.0f} requests where {answered} were answered: /metrics shows "
             "another server, or one of several"
         )
     return None
+
+
+def _ended_soon_after(done_ns: Ints, at_ns: int) -> int:
+    return int(((at_ns < done_ns) & (done_ns <= at_ns + NOTED_LATE_NS)).sum())

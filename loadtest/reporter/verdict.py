@@ -50,7 +50,8 @@ def judge(prediction: Prediction | None, observation: Observation) -> Verdict:
     return Verdict(
         status=status,
         reason=reason,
-        exit_code=EXIT_SERVER_DIED if observation.server_died else EXIT_CODES[status],
+        exit_code=observation.given_up_with
+        or (EXIT_SERVER_DIED if observation.server_died else EXIT_CODES[status]),
         n_kv=n_kv,
         n_slots=n_slots,
         n_slo=observation.n_slo,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
 from loadtest.reporter.latency import NEEDED_BY_LATENESS, Latencies, exact_quantiles, send_lateness_s
 from loadtest.reporter.observation import ClientHealth, StageObservation, Wall, Window
-from loadtest.reporter.stages import in_flight_at, load_reached
+from loadtest.reporter.stages import in_flight_at
 from loadtest.results import RunRows
 
 SEND_LATENESS_S: Final = 0.020
 LOOP_LAG_S: Final = 0.050
+STANDSTILL_S: Final = 2.0
+"""Once is enough: nobody was asked anything meanwhile."""
 CPU_RATIO: Final = 0.80
 KV_FULL_RATIO: Final = 0.95
 SLOTS_FULL_RATIO: Final = 0.98
@@ -32,7 +35,15 @@ def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
     lateness_s = _lateness_p99_s(rows, windows)
     lag_s = median(lags) if lags else None
     cpu_ratio = median(cpus) if cpus else None
-    faults = []
+    halts = []
+    own = _own_faults(rows, windows)
+    if lost := own["client_lost"]:
+        halts.append(f"a load process died with {lost} requests in flight")
+    if unsent := own["client_fd"] + own["client_ports"]:
+        halts.append(f"{unsent} requests found no file descriptor or port on this machine")
+    if lags and max(lags) > STANDSTILL_S:
+        halts.append(f"it stood still for {max(lags):.1f} s")
+    faults = [*halts]
     if lateness_s is not None and lateness_s > SEND_LATENESS_S:
         faults.append(f"requests were sent {lateness_s * 1000:.0f} ms late (p99)")
     if lag_s is not None and lag_s > LOOP_LAG_S:
@@ -45,7 +56,17 @@ def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
         cpu_max_ratio=max(cpus, default=None),
         parked_ratio=_parked(rows, windows),
         faults=tuple(faults),
+        halts=tuple(halts),
     )
+
+
+def _own_faults(rows: RunRows, windows: Sequence[Window]) -> Counter[str | None]:
+    """Outcomes of the windows, for those that no server is to blame for."""
+    counts: Counter[str | None] = Counter()
+    for window in windows:
+        for started in rows.requests.started_in(("outcome",), window.settled_ns, window.end_ns):
+            counts.update(started.word_counts("outcome"))
+    return counts
 
 
 def _lateness_p99_s(rows: RunRows, windows: Sequence[Window]) -> float | None:
@@ -82,21 +103,30 @@ def name_wall(stages: Sequence[StageObservation], broken: StageObservation | Non
     if broken is None:
         top = max(stages, key=lambda stage: stage.users)
         seen = "" if all(stage.is_fully_seen for stage in stages) else ", as far as the server shows"
-        evidence = f"every stage held{seen}, up to {top.users} users: the limit lies higher"
+        evidence = f"every stage held{seen}, up to {top.name}: the limit lies higher"
         return Wall(name="none", evidence=evidence)
-    if not load_reached(broken.users, broken.in_flight_mean, broken.outcomes):
-        evidence = (
-            f"only {broken.in_flight_mean:.1f} requests were in flight for {broken.users} users: the load "
-            "generator was too slow, or its users pause"
-        )
+    if broken.shortfall and broken.rate_per_s is None:
+        evidence = f"{broken.shortfall} at {broken.name}: the load generator was too slow"
         return Wall(name="client", evidence=evidence)
     if broken.client.faults:
         return Wall(name="client", evidence=f"the load generator: {'; '.join(broken.client.faults)}")
-    return _outside_wall(broken) or _engine_wall(broken, slots)
+    wall = _outside_wall(broken) or _engine_wall(broken, slots)
+    if broken.shortfall and wall.name == "slo":  # the engine shows no reason why nobody was free
+        return Wall(name="client", evidence=f"{broken.shortfall}: give the stage more `users`")
+    return wall
+
+
+def halted(stages: Sequence[StageObservation]) -> Wall | None:
+    """The client, where it stopped asking for a while: no other figure of such a run can be trusted."""
+    for stage in stages:
+        if stage.client.halts:
+            halts = "; ".join(stage.client.halts)
+            return Wall(name="client", evidence=f"the load generator at {stage.name}: {halts}")
+    return None
 
 
 def _outside_wall(broken: StageObservation) -> Wall | None:
-    at = f"at {broken.users} users"
+    at = f"at {broken.name}"
     refused = broken.outcomes.get("http_429", 0) + broken.outcomes.get("http_503_admission", 0)
     if refused:
         return Wall(name="admission", evidence=f"{refused} requests were refused {at} (429 or 503)")
@@ -110,7 +140,7 @@ def _outside_wall(broken: StageObservation) -> Wall | None:
 
 
 def _engine_wall(broken: StageObservation, slots: int | None) -> Wall:
-    at = f"at {broken.users} users"
+    at = f"at {broken.name}"
     usage, running, waiting = broken.kv_usage_max_ratio, broken.running_max, broken.waiting_median
     full = "" if usage is None else f", KV cache {usage:.0%} full"
     # An engine preempts for one reason only: no free block. A look each second may miss the moment.

@@ -42,12 +42,14 @@ class Attempt:
         "stopped_ns",
     )
 
-    def __init__(self, *, reused: bool, scans: bool = True) -> None:
+    def __init__(self, *, reused: bool, scans: bool = True, keeps_text: bool = False) -> None:
         self.reused = reused
         self.reply = Reply(is_stream=True, scans=scans)
+        if keeps_text:
+            self.reply.kept = bytearray()
         self.reader = ResponseReader(scans=scans)
         self.steady: EventForm | None = None
-        """Set while the next read may be one chunk with one token: nothing of it has come before."""
+        """Set while the next read may be whole chunks of a token each: nothing of it has come before."""
         self.connected_ns: int | None = None
         self.sent_ns: int | None = None
         self.headers_ns: int | None = None
@@ -55,13 +57,20 @@ class Attempt:
         self.read_bytes = 0
         self.clean_end = False
 
+    @property
+    def http_status(self) -> int | None:
+        """Of the answer, also of one that went wrong after its first line; 1xx is no answer yet."""
+        status = self.reader.status
+        return status if status is not None and status >= 200 else None
+
     def take(self, data: bytes, at_ns: int) -> bool:
         """One read; True when nothing more will come. Raises Fault."""
         self.read_bytes += len(data)
         if self.read_bytes > ANSWER_BYTES_MAX:
             raise Fault("bad_payload", f"an answer of more than {ANSWER_BYTES_MAX} bytes")
-        if self.steady is not None and self.steady.is_one_token(data):
-            self.reply.token_ns.append(at_ns)
+        steady = self.steady
+        if steady is not None and (count := steady.tokens_of_read(data)):
+            self.reply.date_tokens(count, at_ns)
             return False
         if not data:
             return self._closed(at_ns)
@@ -73,11 +82,14 @@ class Attempt:
             if body:
                 self.reply.feed(body, at_ns)
         except (BadResponse, EventTooLarge) as error:
+            if self.headers_ns is None and reader.has_headers:
+                self.headers_ns = at_ns  # they came whole in the read that went on wrongly
             raise Fault("bad_payload", str(error), error) from error
         if reader.complete:
             self.clean_end, self.stopped_ns = True, at_ns
             return True
-        self.steady = self.reply.form if reader.is_between_chunks else None
+        if self.reply.kept is None:  # a token that is only dated leaves no text
+            self.steady = self.reply.form if reader.is_between_chunks else None
         return False
 
     def _look_at_headers(self, at_ns: int) -> None:

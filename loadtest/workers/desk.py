@@ -7,39 +7,78 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gevent.event import Event as Gate
 
+from estimator.errors import PlainError
 from loadtest.origin import ApiKey, Origin
 from loadtest.row_file import RowWriter
 from loadtest.scenario import PATHS, Scenario
-from loadtest.workers.prompts import ChatWords, Draw, chat_prompt, request_body, token_prompt
+from loadtest.stream_counts import Tally
 from loadtest.workers.reply import plain_text
+from loadtest.workers.schedule import Schedule
 from loadtest.workers.stream import Connection
+from loadtest.workers.watchdog import Watchdog
+from loadtest.workload.ask import Ask, Asker
 
 OPEN_S_MAX = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What the users of one class ask. `name` is what Locust's tables call it."""
+
+    scenario: Scenario
+    asker: Asker
+    name: str
+
+
+class NoScript(PlainError):  # noqa: N818  (what is missing)
+    """A user of a class that nobody prepared: master and worker load different locustfiles."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One request, ready to be written at once."""
+
+    seq: int
+    ask: Ask
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """When a request should be sent; `free_ns`: since when its user could have, where it was an arrival."""
+
+    at_ns: int
+    free_ns: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Desk:
     """One for each process. `give_up` stops the whole load, for a reason that fits one sentence."""
 
-    run_id: str
     worker: int
     origin: Origin
     key: ApiKey | None
-    model: str
-    scenario: Scenario
+    scripts: Mapping[str, Script]
+    """By the name of the user class."""
     rows: RowWriter
-    chat: ChatWords | None
-    give_up: Callable[[str], None]
+    watchdog: Watchdog
+    give_up: Callable[[PlainError], None]
     clock: Callable[[], int] = time.perf_counter_ns
+    schedule: Schedule = field(init=False)
     in_flight: int = 0
     seq: int = 0
     shown_errors: dict[str, str] = field(default_factory=dict)
     connections: set[Connection] = field(default_factory=set)
+    tally: Tally = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(self.worker)
+        self.schedule = Schedule(self.clock)
 
     @property
     def last_token_ns(self) -> int | None:
@@ -48,9 +87,32 @@ class Desk:
             (at_ns for one in self.connections if (at_ns := one.last_token_ns) is not None), default=None
         )
 
-    def next_seq(self) -> int:
+    def script(self, user_class: str) -> Script:
+        """Raises NoScript."""
+        try:
+            return self.scripts[user_class]
+        except KeyError as error:
+            raise NoScript(
+                f"no workload was prepared for the user class {user_class}: give master and workers the same "
+                "locustfile"
+            ) from error
+
+    def wall_s(self, at_ns: int) -> float:
+        """A moment of the rows' clock as Unix time."""
+        return time.time() - (self.clock() - at_ns) / 1e9
+
+    def first(self, script: Script) -> Turn:
+        """A request that stands alone or opens a conversation."""
+        return self._turn(script, script.asker.first(self.seq))
+
+    def following(self, script: Script, turn: Turn, answer: str) -> Turn | None:
+        """What the same user asks next; None when the conversation is over."""
+        ask = script.asker.following(turn.ask, self.seq, answer)
+        return None if ask is None else self._turn(script, ask)
+
+    def _turn(self, script: Script, ask: Ask) -> Turn:
         self.seq += 1
-        return self.seq - 1
+        return Turn(seq=self.seq - 1, ask=ask, request=self._request_bytes(script, ask))
 
     def plain_error(self, error: str | None) -> str | None:
         """A server's words as a row may keep them: without our key, without control characters, short."""
@@ -62,26 +124,17 @@ class Desk:
         """What Locust's table shows: the first error of its kind, or each request id would be a line."""
         return self.shown_errors.setdefault(outcome, f"{outcome}: {error or 'no message'}")
 
-    def request_bytes(self, draw: Draw, seq: int) -> bytes:
-        """The whole HTTP request, ready to be written at once."""
-        if self.chat is not None:
-            body = request_body(
-                self.model,
-                chat_prompt(draw, self.chat, self.run_id, self.worker, seq),
-                draw.output_tokens,
-            )
-        else:
-            body = request_body(
-                self.model, token_prompt(draw, self.run_id, self.worker, seq), draw.output_tokens
-            )
-        payload = json.dumps(body, separators=(",", ":")).encode()
+    def _request_bytes(self, script: Script, ask: Ask) -> bytes:
+        """The whole HTTP request."""
+        payload = json.dumps(ask.body, separators=(",", ":")).encode()
         head = [
-            f"POST {self.origin.path}{PATHS[self.scenario.endpoint]} HTTP/1.1",
+            f"POST {self.origin.path}{PATHS[ask.endpoint]} HTTP/1.1",
             f"Host: {self.origin.host_header}",
             "Content-Type: application/json",
             "Accept: text/event-stream",
             "Accept-Encoding: identity",
             f"Content-Length: {len(payload)}",
+            *(f"{name}: {value}" for name, value in script.scenario.extra_headers.items()),
         ]
         if self.key is not None:
             head.append("{}: {}".format(*self.key.header()))

@@ -33,11 +33,19 @@ _OTHER: Final = (
     rb"|\xf4[\x80-\x8f][\x80-\xbf]{2}"
 )
 _STRING: Final = _PLAIN + rb"(?:(?:" + _OTHER + rb")" + _PLAIN + rb")*+"
+PLAIN: Final = bytes(byte for byte in range(0x20, 0x80) if byte not in b'"\\')
+"""What of ASCII a JSON string may hold as it is: most texts are of these alone, and one call tells."""
 string_at: Final = re.compile(_STRING).match
+_is_string: Final = re.compile(_STRING).fullmatch
 """The longest well-formed body of a JSON string (RFC 8259), in UTF-8; always a match, maybe empty."""
 _TEXT: Final = re.compile(
     rb'"(?:content|text|reasoning|reasoning_content|arguments)": ?"(' + _STRING + rb')"',
 )
+
+
+def is_text(text: bytes) -> bool:
+    """Something that may stand between the quotes of a JSON string."""
+    return bool(text) and (not text.translate(None, PLAIN) or _is_string(text) is not None)
 
 
 class EventForm:
@@ -50,19 +58,27 @@ class EventForm:
         self.after = after
         self.tail = _the_same(after + b"\r\n")
         """The same, with the end of a chunk that ends there."""
-        self._heads: dict[int, bytes] = {}
+        self._heads: dict[int, tuple[bytes, slice]] = {}
 
-    def is_one_token(self, read: bytes) -> bool:
-        """`read` is one HTTP chunk that holds one event of this form, and nothing else."""
-        read_bytes, tail = len(read), self.tail
-        head = self._heads.get(read_bytes) or self._head(read_bytes)
-        text_end = read_bytes - len(tail)
-        return (
-            read.startswith(head)
-            and read.endswith(tail)
-            and len(head) < text_end
-            and string_at(read, len(head), text_end).end() == text_end  # type: ignore[union-attr]
-        )
+    def tokens_of_read(self, read: bytes) -> int:
+        """How many events of this form `read` is, each alone in its HTTP chunk; 0 if it is anything else."""
+        head, text_at = self._heads.get(len(read)) or self._head(len(read))
+        if read.startswith(head) and read.endswith(self.tail) and is_text(read[text_at]):
+            return 1
+        return self._tokens_of_chunks(read)
+
+    def _tokens_of_chunks(self, read: bytes) -> int:
+        """The same for a reader that is late, or a server that sends several at once."""
+        count, at, tail = 0, 0, self.tail
+        while at < len(read):
+            end = read.find(tail, at) + len(tail)
+            head, _ = self._heads.get(end - at) or self._head(end - at)
+            if end < len(tail) or not read.startswith(head, at):
+                return 0
+            if not is_text(read[at + len(head) : end - len(tail)]):
+                return 0
+            count, at = count + 1, end
+        return count
 
     def tokens(self, body: bytes, at: int) -> tuple[int, int]:
         """How many events of this form follow each other from `at`, and where the first other byte is."""
@@ -76,12 +92,13 @@ class EventForm:
             at = end + len(after)
         return count, at
 
-    def _head(self, read_bytes: int) -> bytes:
-        chunk_head = head_of_chunk(read_bytes)
+    def _head(self, chunk_bytes: int) -> tuple[bytes, slice]:
+        chunk_head = head_of_chunk(chunk_bytes)
         head = chunk_head + self.before if chunk_head else _NEVER
+        found = head, slice(len(head), chunk_bytes - len(self.tail))
         if len(self._heads) < HEADS_MAX:
-            self._heads[read_bytes] = head
-        return head
+            self._heads[chunk_bytes] = found
+        return found
 
 
 @lru_cache(maxsize=64)

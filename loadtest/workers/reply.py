@@ -8,6 +8,7 @@ from operator import sub
 from typing import Final
 
 from loadtest.records import ERROR_BYTES_MAX, Outcome
+from loadtest.workers.answer import KEPT_BYTES_MAX, answer_text
 from loadtest.workers.event_form import EventForm, form_of
 from loadtest.workers.sse import ERROR_SOURCE_BYTES, GOOD_FINISHES, EventReader, Meaning, read_event
 
@@ -33,8 +34,10 @@ class Reply:
         "done",
         "error",
         "finish_reason",
+        "first_chunk_tokens",
         "input_tokens",
         "is_stream",
+        "kept",
         "output_tokens",
         "token_ns",
         "unreadable",
@@ -47,10 +50,14 @@ class Reply:
         self.coalesced_reads = 0
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
+        self.first_chunk_tokens = 1
+        """Tokens in the first token event: by the usage it carries, where the server puts one on it."""
         self.finish_reason: str | None = None
         self.done = False
         self.error: str | None = None
         self.unreadable: str | None = None
+        self.kept: bytearray | None = None
+        """The stream as it came, where its text is wanted later: an empty one to begin with."""
         self._reader = EventReader()
         self._scans = scans
         self._form: EventForm | None = None
@@ -81,6 +88,8 @@ class Reply:
         if not self.is_stream:
             self._body = (self._body + body)[:ERROR_SOURCE_BYTES]
             return
+        if self.kept is not None and len(self.kept) < KEPT_BYTES_MAX:
+            self.kept += body
         before = len(self.token_ns)
         at = 0
         while at < len(body):
@@ -92,6 +101,14 @@ class Reply:
                 at = self._decode(body, at, at_ns)
         if len(self.token_ns) - before > 1:
             self.coalesced_reads += 1
+
+    def date_tokens(self, count: int, at_ns: int) -> None:
+        """`count` more token events, at least one, of which nothing but this time is wanted."""
+        if count == 1:
+            self.token_ns.append(at_ns)
+            return
+        self.token_ns.extend([at_ns] * count)
+        self.coalesced_reads += 1
 
     @property
     def form(self) -> EventForm | None:
@@ -116,6 +133,8 @@ class Reply:
 
     def _take(self, said: Meaning, at_ns: int) -> None:
         if said.has_token:
+            if said.output_tokens and not self.token_ns:
+                self.first_chunk_tokens = said.output_tokens
             self.token_ns.append(at_ns)
         self.done = self.done or said.done
         if said.finish_reason:
@@ -128,6 +147,10 @@ class Reply:
             self.unreadable = self.unreadable or said.error or "not JSON"
         elif said.error is not None:
             self.error = self.error or said.error
+
+    def text(self) -> str:
+        """What was said, if it was kept."""
+        return answer_text(bytes(self.kept or b""))
 
     def error_body(self) -> str:
         """The start of an answer that was no stream, for the record."""

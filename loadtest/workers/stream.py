@@ -65,6 +65,7 @@ class Connection:
         self._connected_ns: int | None = None
         self._idle_since_ns = 0
         self._reply: Reply | None = None
+        self._keeps_text = False
 
     @property
     def last_token_ns(self) -> int | None:
@@ -76,12 +77,16 @@ class Connection:
         with contextlib.suppress(Fault):
             self._connect()
 
-    def exchange(self, request: bytes, intended_ns: int, planned_output_tokens: int) -> Exchange:
+    def exchange(
+        self, request: bytes, intended_ns: int, planned_output_tokens: int, *, keeps_text: bool = False
+    ) -> Exchange:
         """Sends `request` and reads its answer to the end; faults come back as outcomes, never as errors.
 
         A reused connection that ends before it returned a byte was closed while idle: the request is sent
         once more on a fresh one, and says so. Its clock goes on from the first intent.
+        `keeps_text`: the answer is asked for its text afterwards.
         """
+        self._keeps_text = keeps_text
         first = self._try(request, intended_ns, planned_output_tokens, retried=False)
         if first.outcome != "reset_reused":
             return first
@@ -97,7 +102,7 @@ class Connection:
     ) -> Exchange:
         if self._wire is not None and self._clock() - self._idle_since_ns > IDLE_S_MAX * 1e9:
             self.close()
-        attempt = Attempt(reused=self._wire is not None and self._was_used)
+        attempt = Attempt(reused=self._wire is not None and self._was_used, keeps_text=self._keeps_text)
         self._reply = attempt.reply
         fault: Fault | None = None
         stop: BaseException | None = None
@@ -119,7 +124,7 @@ class Connection:
             sent_ns=attempt.sent_ns,
             headers_ns=attempt.headers_ns,
             done_ns=self._clock() if attempt.stopped_ns is None else attempt.stopped_ns,
-            http_status=attempt.reader.status if attempt.reader.has_headers else None,
+            http_status=attempt.http_status,
             reused_connection=attempt.reused,
             retried=retried,
             error=_words(attempt.reply, outcome, fault),

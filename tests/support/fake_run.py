@@ -39,6 +39,10 @@ class FakeStage:
     slow_share: float = 0.0
     """First tokens of these, the last of each hundred requests, take 3 s."""
     lateness_s: float = 0.001
+    rate_per_s: float | None = None
+    unsent_share: float = 0.0
+    """Of the requests that come due in an open loop."""
+    users_at_work: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,7 @@ class FakeRun:
     """/metrics answers no more from then on, though requests do."""
     dies_at_s: float | None = None
     thinking_s: float = 0.0
+    has_pauses: bool = False
     limits: Limits = field(default_factory=lambda: Limits(ttft_s=2.0))
     loop_lag_s: float = 0.002
     model: str = "tiny"
@@ -104,6 +109,8 @@ class FakeRun:
                 "users": stage.users,
                 "settle_s": SETTLE_S,
                 "hold_s": 60.0,
+                "rate_per_s": stage.rate_per_s,
+                "has_pauses": self.has_pauses,
             }
             events.append(Event(at_ns=start_s * SECOND_NS, event="stage", data=data))
             requests += self._requests(stage, start_s, len(requests))
@@ -165,6 +172,10 @@ class FakeRun:
         running = stage.users - stage.waiting if stage.running is None else stage.running
         usage = min(running * HELD_BLOCKS / USABLE_BLOCKS, 1.0)
         client = {"client_cpu_ratio": 0.2, "client_loop_lag_max_s": self.loop_lag_s}
+        client["client_users"] = float(stage.users if stage.users_at_work is None else stage.users_at_work)
+        if stage.rate_per_s is not None:
+            client["client_due_total"] = stage.rate_per_s * at_s
+            client["client_unsent_total"] = stage.rate_per_s * at_s * stage.unsent_share
         rows = [Sample(at_ns=at_ns, source="client", target="w00", signals=client)]
         silent = self._is_dead(at_s) or (self.silent_from_s is not None and at_s > self.silent_from_s)
         if not self.with_metrics or silent:

@@ -15,7 +15,7 @@ from twin_cases import Case
 from twin_figures import Figures, quantile
 
 from estimator.twin.arrivals import Arrival, poisson
-from loadtest.workers.prompts import TOKEN_IDS
+from loadtest.workload.prompts import TOKEN_IDS
 
 SETTLE_S = 15.0
 MEASURE_S = 40.0

@@ -11,7 +11,7 @@ from estimator.spec import Lengths, Workload
 from estimator.twin.arrivals import gamma, poisson
 from estimator.twin.cost import step_seconds
 from estimator.twin.profile import read_profile
-from estimator.twin.virtual import Arrival, ClosedLoop, History, closed_loop, open_loop
+from estimator.twin.virtual import Arrival, ClosedLoop, History, VirtualServer, closed_loop, open_loop
 
 TINY = read_profile("tiny")
 CHAT = Workload.constant(256, 256)
@@ -201,3 +201,16 @@ def test_a_step_that_nobody_is_in_takes_no_time() -> None:
     idle = [step for step in history.steps if not step.tokens]
     assert idle
     assert {step.duration_s for step in idle} == {0.0}
+
+
+def test_a_server_driven_turn_by_turn_lives_the_same_history() -> None:
+    arrivals = list(poisson(4.0, CHAT, until_s=10.0))
+    server = VirtualServer(TINY.limits, TINY.step_cost)
+    sent = {server.send(arrival) for arrival in arrivals}
+    first_s: dict[str, float] = {}
+    while server.has_work:
+        server.turn()
+        seen = {one: server.first_token_s(one) for one in sent - set(first_s)}
+        first_s |= {one: at_s for one, at_s in seen.items() if at_s is not None}
+    assert tuple(server.requests) == open_loop(TINY.limits, TINY.step_cost, arrivals).requests
+    assert first_s == {request.request_id: request.first_token_s for request in server.requests}

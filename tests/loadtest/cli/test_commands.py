@@ -37,7 +37,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     ("words", "exit_code", "sentence"),
     [
         (["report", "nowhere"], 2, "nowhere is not a run folder"),
-        (["signoff", "--scenario", "nowhere.yaml"], 2, "cannot read scenario nowhere.yaml"),
+        (["signoff", "--scenario", "nowhere.yaml"], 2, "cannot read nowhere.yaml"),
         (["signoff", "--scenario", "wrong.yaml"], 2, "unknown key 'stagse'; did you mean 'stages'?"),
         (["signoff", "--scenario", SCENARIO, "--host", "example"], 2, "must look like http://"),
         (["signoff", "--scenario", SCENARIO, "--host", "http://u:p@h"], 2, "must not carry a user"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.util
 import json
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from fake_run import FakeRun, FakeStage
 
 from loadtest.cli import main
-from loadtest.columns import NAMES
+from loadtest.columns import KINDS, NAMES
 from loadtest.records import RequestIssued
 from loadtest.results import load_results
 from loadtest.row_file import RowWriter
@@ -147,17 +148,51 @@ def test_sqlite_can_be_asked_in_sql(folder: RunFolder, tmp_path: Path) -> None:
 
 
 def test_parquet_names_its_extra_where_pyarrow_is_missing(folder: RunFolder, tmp_path: Path) -> None:
-    said = ullage("export", folder.root, "--parquet", tmp_path / "rows.parquet")
-    if importlib.util.find_spec("pyarrow") is None:
-        assert said.exit_code == 2
-        assert "--parquet needs pyarrow: pip install 'ullage[parquet]'" in said.output
-        assert not (tmp_path / "rows.parquet").exists()
-    else:
-        parquet = pytest.importorskip("pyarrow.parquet")
-        table = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
-        rows = list(load_results(folder).requests)
-        assert [row["done_ns"] for row in table] == [row.done_ns for row in rows]
-        assert [row["connected_ns"] for row in table] == [row.connected_ns for row in rows]
+    without = "import sys; sys.modules['pyarrow'] = None; from loadtest.cli import main; main()"
+    target = tmp_path / "rows.parquet"
+    said = subprocess.run(
+        [sys.executable, "-c", without, "export", folder.root, "--parquet", target],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert said.returncode == 2
+    assert "--parquet needs pyarrow: pip install 'ullage[parquet]'" in said.stderr
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_parquet_holds_every_field_of_every_row_with_its_type(
+    folder: RunFolder, tmp_path: Path, is_sealed: bool
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra ullage[parquet] is not installed")
+    if is_sealed:
+        ullage("recover", folder.root)
+    assert ullage("export", folder.root, "--parquet", tmp_path / "rows.parquet").exit_code == 0
+    table = parquet.read_table(tmp_path / "rows.parquet")
+    types = {"int": "int64", "float": "double", "flag": "bool", "word": "string"}
+    assert {field.name: str(field.type) for field in table.schema} == {
+        name: types[kind] for name, kind in KINDS.items()
+    }
+    expected = [dataclasses.asdict(row) for row in load_results(folder).requests]
+    for row in expected:  # a lone surrogate is no character in UTF-8
+        row["error"] = row["error"] and row["error"].replace("\ud800", "\\ud800")
+    assert table.to_pylist() == expected
+    assert (tmp_path / "rows.parquet").stat().st_mode & 0o077 == 0
+
+
+def test_parquet_and_csv_say_the_same_and_lack_the_same(folder: RunFolder, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra ullage[parquet] is not installed")
+    files = tmp_path / "rows.parquet", tmp_path / "rows.csv"
+    ullage("export", folder.root, "--parquet", files[0], "--csv", files[1])
+    table = parquet.read_table(files[0])
+    with files[1].open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    for name in NAMES:
+        column = table.column(name)
+        texts = ["" if value is None else str(value) for value in column.to_pylist()]
+        assert [line[name].removeprefix("'") for line in lines] == texts, name
+        assert column.null_count == sum(line[name] == "" for line in lines), name
 
 
 def test_vllm_bench_has_the_keys_and_the_block_of_vllm(folder: RunFolder, tmp_path: Path) -> None:
@@ -175,6 +210,7 @@ def test_vllm_bench_has_the_keys_and_the_block_of_vllm(folder: RunFolder, tmp_pa
     assert result["median_tpot_ms"] == pytest.approx(4900 / 255)
     assert result["mean_itl_ms"] == pytest.approx(4900 / 255)
     assert result["p99_e2el_ms"] == pytest.approx(5000)
+    # a run made before gaps were counted
     assert result["p99_itl_ms"] is result["max_output_tokens_per_s"] is None
     assert set(result) >= {
         "date",

@@ -48,6 +48,7 @@ def test_a_loaded_vllm_shows_every_signal_of_the_engine() -> None:
         "ttft_seconds_count": 63,
         "process_start_time_seconds": 1.79523642086e09,
         "process_resident_memory_bytes": 6.71002624e08,
+        "process_open_fds": 90,
     }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 
 from estimator.capacity import KvPool, Prediction, predict
 from estimator.spec import Lengths, Workload
-from loadtest.conductor.plan import plan_stages, users_at
+from loadtest.conductor.plan import Held, held_at, plan_stages
+from loadtest.run_folder import PlannedStage
 from loadtest.scenario import Scenario, ScenarioError, Stage
 
 
@@ -58,23 +61,39 @@ def test_a_share_of_unknown_slots_names_the_flag() -> None:
     assert plan_stages(a_scenario(Stage(of="slots", ratio=0.5, hold_s=9.0)), a_prediction(128))[0].users == 64
 
 
+def a_plan(*holds_s: float) -> tuple[PlannedStage, ...]:
+    return plan_stages(a_scenario(*(Stage(users=i + 1, hold_s=h) for i, h in enumerate(holds_s))), None)
+
+
+def looked_at(stages: Sequence[PlannedStage], moments_s: Sequence[float]) -> list[Held | None]:
+    held, seen = None, []
+    for moment_s in moments_s:
+        seen.append(held := held_at(stages, held, moment_s))
+        if held is None:
+            break
+    return seen
+
+
 def test_the_plan_ends_after_its_last_stage() -> None:
-    planned = plan_stages(a_scenario(Stage(users=2, hold_s=5.0), Stage(users=4, hold_s=7.0)), None)
-    users = [
-        target.users if (target := users_at(planned, t)) else None for t in (0.0, 4.99, 5.0, 11.99, 12.0)
-    ]
-    assert users == [2, 2, 4, 4, None]
+    held = looked_at(a_plan(5.0, 7.0), (0.0, 4.99, 5.0, 11.99, 12.0))
+    assert [one and one.index for one in held] == [0, 0, 1, 1, None]
+
+
+def test_a_stage_that_began_late_is_still_held_to_its_end() -> None:
+    held = looked_at(a_plan(5.0, 7.0), (0.0, 6.5, 12.5, 13.4, 13.5))
+    assert [one and one.index for one in held] == [0, 1, 1, 1, None]
 
 
 @given(
-    holds_s=st.lists(st.floats(2.5, 1e4), min_size=1, max_size=8),
-    elapsed_s=st.floats(0, 1e6),
+    holds_s=st.lists(st.floats(2.5, 1e3), min_size=1, max_size=8),
+    waits_s=st.lists(st.floats(0.01, 3e3), min_size=30, max_size=60),
 )
-def test_the_stage_in_force_contains_the_moment(holds_s: list[float], elapsed_s: float) -> None:
-    planned = plan_stages(a_scenario(*(Stage(users=i + 1, hold_s=h) for i, h in enumerate(holds_s))), None)
-    target = users_at(planned, elapsed_s)
-    if target is None:
-        assert elapsed_s >= sum(holds_s) - 1e-6
-    else:
-        started_s = sum(holds_s[: target.stage.index])
-        assert started_s - 1e-6 <= elapsed_s < started_s + target.stage.hold_s + 1e-6
+def test_every_stage_is_held_once_in_order_and_never_too_short(
+    holds_s: list[float], waits_s: list[float]
+) -> None:
+    moments_s = [0.0, *accumulate(waits_s)]
+    held = [one for one in looked_at(a_plan(*holds_s), moments_s) if one is not None]
+    assert list(dict.fromkeys(one.index for one in held)) == list(range(held[-1].index + 1))
+    starts_s = sorted({one.since_s for one in held})
+    lasted_s = [end - start for start, end in pairwise(starts_s)]
+    assert all(lasted >= hold for lasted, hold in zip(lasted_s, holds_s, strict=False))

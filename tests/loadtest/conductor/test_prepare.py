@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from estimator.spec import Lengths
-from loadtest.conductor.prepare import PreflightError, PreparedRun, RunRequest, open_prepared, prepare_run
+from loadtest.access import USERS_CAP
+from loadtest.audit import Check, Level
+from loadtest.conductor.prepare import (
+    Audit,
+    PreflightError,
+    PreparedRun,
+    RunRequest,
+    open_prepared,
+    prepare_run,
+)
 from loadtest.origin import parse_origin
 from loadtest.scenario import Scenario, Stage
 
@@ -84,6 +93,8 @@ def prepared(
     scenario: Scenario | None = None,
     model: str | None = None,
     users_max: int | None = None,
+    users_cap: int = USERS_CAP,
+    audit: Audit | None = None,
 ) -> PreparedRun:
     with serving(pages) as (url, _):
         return prepare_run(
@@ -94,7 +105,9 @@ def prepared(
                 runs_root=runs,
                 model=model,
                 users_max=users_max,
-            )
+                users_cap=users_cap,
+            ),
+            audit,
         )
 
 
@@ -187,9 +200,53 @@ def test_a_page_that_is_no_model_list_is_refused(body: bytes, tmp_path: Path) ->
     assert "not an OpenAI model list" in str(refusal({**A_SERVER, "/v1/models": a_page(body)}, tmp_path))
 
 
+def test_a_model_name_that_would_steer_a_terminal_is_refused(tmp_path: Path) -> None:
+    hostile = {**A_SERVER, "/v1/models": models("tiny\x1b[2J")}
+    error = refusal(hostile, tmp_path)
+    assert "control characters" in str(error)
+    assert str(error).isprintable()
+
+
+def test_a_version_that_would_steer_a_terminal_is_made_inert(tmp_path: Path) -> None:
+    hostile = {**A_SERVER, "/version": a_page(b'{"version":"0.32\\u001b[2J"}')}
+    assert prepared(hostile, tmp_path).manifest.versions["server"].isprintable()
+
+
 def test_more_users_than_file_descriptors_are_refused(tmp_path: Path) -> None:
-    error = refusal(A_SERVER, tmp_path, users_max=10**9)
+    error = refusal(A_SERVER, tmp_path, users_max=10**9, users_cap=10**9)
     assert "raise ulimit -n" in str(error)
+
+
+def test_more_users_than_the_cap_are_refused_wherever_they_come_from(tmp_path: Path) -> None:
+    error = refusal(A_SERVER, tmp_path, users_max=5_001)
+    assert "cap of 5,000" in str(error)
+    assert error.exit_code == 2
+    error = refusal(A_SERVER, tmp_path, scenario=a_scenario(stage=Stage(users=5_001, hold_s=9.0)))
+    assert "cap of 5,000" in str(error)
+    assert "cap of 30" in str(refusal(A_SERVER, tmp_path, users_cap=30)), "31 fit, by the prediction"
+
+
+def a_check(level: Level, name: str = "echo", exit_code: int = 2) -> Check:
+    return Check(name=name, level=level, said="the figure", fix="the fix", exit_code=exit_code)
+
+
+def test_a_red_check_stops_the_run_with_its_sentence(tmp_path: Path) -> None:
+    checks = (a_check("ok"), a_check("red", "ports"), a_check("red", "answer", 3), a_check("amber"))
+    error = refusal(A_SERVER, tmp_path, audit=lambda plan, key: checks)
+    assert str(error) == "ports: the figure; the fix; answer: the figure; the fix"
+    assert error.exit_code == 3
+
+
+def test_what_is_not_red_is_kept_in_the_manifest(tmp_path: Path) -> None:
+    checks = (a_check("ok"), a_check("amber"), a_check("skipped"))
+    run = prepared(A_SERVER, tmp_path, audit=lambda plan, key: checks)
+    assert open_prepared(run.folder.root).manifest.audit == checks
+
+
+def test_the_audit_knows_the_most_users_there_will_be(tmp_path: Path) -> None:
+    seen: list[int] = []
+    prepared(A_SERVER, tmp_path, audit=lambda plan, key: seen.append(plan.users_max) or ())
+    assert seen == [31]
 
 
 def test_a_cache_of_several_groups_is_not_guessed_at(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_silence_above_the_highest_stage_that_held_costs_nothing() -> None:
 def test_users_that_pause_do_not_load_the_server_they_are_counted_for() -> None:
     verdict = verdict_of(FakeRun(stages=HELD, thinking_s=1.0))
     assert (verdict.status, verdict.exit_code, verdict.observation.wall.name) == ("VOID", 5, "client")
-    assert "in flight for 24 users" in verdict.reason
+    assert "in flight at 24 users" in verdict.reason
 
 
 def test_too_few_requests_are_inconclusive_and_say_how_many_more() -> None:

@@ -173,17 +173,27 @@ def test_any_answer_cut_anywhere_gives_one_record(content: bytes, data: st.DataO
     same_either_way([HEAD, *content.removeprefix(HEAD).splitlines(keepends=True)])
 
 
-@given(data=events(), texts=st.lists(st.binary(max_size=8), max_size=20))
-@settings(max_examples=200, deadline=None)
+@given(
+    data=events(),
+    texts=st.lists(st.binary(max_size=8) | st.sampled_from([b"b", b" a word"]), max_size=20),
+    at_once=st.integers(1, 4),
+)
+@settings(max_examples=300, deadline=None)
 def test_whatever_stands_in_the_hole_of_a_form_is_recognised_only_when_it_is_a_token(
-    data: bytes, texts: list[bytes]
+    data: bytes, texts: list[bytes], at_once: int
 ) -> None:
     event = ServerEvent("", data)
     form = form_of(event, read_event(event))
     if form is None:
         return
     stream = [form.before + text + form.after for text in (b"a", *texts)]
-    same_either_way([HEAD, *(b"%x\r\n%s\r\n" % (len(one), one) for one in stream)])
+    chunks = [chunk(one) for one in stream]
+    reads = [b"".join(chunks[first : first + at_once]) for first in range(1, len(chunks), at_once)]
+    same_either_way([HEAD, chunks[0], *reads])
+
+
+def chunk(body: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(body), body)
 
 
 def token(text: str) -> bytes:
@@ -196,7 +206,7 @@ def test_the_second_token_of_a_stream_is_not_decoded(text: str) -> None:
     attempt = Attempt(reused=False)
     attempt.take(HEAD + chunk(token("first")), 1)
     assert attempt.steady is not None
-    assert attempt.steady.is_one_token(chunk(token(text)))
+    assert [attempt.steady.tokens_of_read(chunk(token(text)) * count) for count in (1, 2, 5)] == [1, 2, 5]
     assert attempt.steady.tokens(token(text) * 3, 0) == (3, 3 * len(token(text)))
 
 
@@ -210,6 +220,25 @@ def test_a_read_that_ends_inside_an_event_is_followed_by_a_decoded_one() -> None
     attempt.take(whole[-2:], 3)
     assert attempt.steady is not None
     assert list(attempt.reply.token_ns) == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        b"40\r\n" + token("b") + b"\r\n",
+        b"%x\r\n%s\r\n" % (len(token("b")) + 1, token("b")),
+        chunk(token("b").replace(b"index", b"yndex")),
+        chunk(token("b") * 2),
+        chunk(token("b").replace(b'"b"', b'"b""')),
+        chunk(b": ping\n\n"),
+        chunk(token("b"))[:-2],
+        b"",
+    ],
+)
+def test_one_odd_chunk_among_several_of_a_read_is_seen(middle: bytes) -> None:
+    good = chunk(token("a"))
+    same_either_way([HEAD, good, good + middle + good, good])
+    same_either_way([HEAD, good, middle + good, good])
 
 
 @pytest.mark.parametrize(
@@ -247,10 +276,6 @@ def test_a_form_learned_from_an_odd_event_still_tells_the_truth(data: bytes) -> 
     lines = b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
     holes = [data.replace(b'"a"', b'"' + text + b'"').replace(b'"b"', b'"' + text + b'"') for text in texts]
     same_either_way([HEAD + chunk(lines), *(chunk(b"data: " + one + b"\n\n") for one in holes)])
-
-
-def chunk(body: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(body), body)
 
 
 def test_the_tokens_of_a_server_that_repeats_the_role_are_not_decoded_either() -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from loadtest.records import Outcome, RequestRecord
 from loadtest.scenario import Timeouts
 from loadtest.workers.watchdog import Watchdog
 
@@ -12,9 +17,10 @@ LIMITS = Timeouts(first_token_s=60.0, between_tokens_s=30.0)
 def test_requests_that_wait_longer_than_any_may_end_the_load_with_one_sentence() -> None:
     dog = Watchdog(LIMITS, 0)
     assert dog.look(60 * S, 8, None) is None
-    sentence = dog.look(61 * S, 8, None)
-    assert sentence is not None
-    assert "nothing for 61 s while 8 requests" in sentence
+    died = dog.look(61 * S, 8, None)
+    assert died is not None
+    assert "nothing for 61 s while 8 requests" in str(died)
+    assert died.exit_code == 3
 
 
 def test_one_stream_that_still_gets_tokens_is_a_server_that_lives() -> None:
@@ -34,3 +40,70 @@ def test_a_time_without_requests_is_no_silence() -> None:
     dog.look(500 * S, 0, 10 * S)
     assert dog.look(501 * S, 1, 10 * S) is None
     assert dog.look(561 * S, 1, 10 * S) is not None
+
+
+def ended(at_s: float, outcome: Outcome, **more: Any) -> RequestRecord:
+    return RequestRecord(
+        worker=0,
+        seq=0,
+        outcome=outcome,
+        endpoint="chat",
+        planned_input_tokens=1,
+        planned_output_tokens=1,
+        intended_ns=0,
+        done_ns=int(at_s * S),
+        **more,
+    )
+
+
+def barks(dog: Watchdog, *records: RequestRecord) -> list[str]:
+    return [str(error) for record in records if (error := dog.ended(record)) is not None]
+
+
+@pytest.mark.parametrize("outcome", ["connect_refused", "reset_midstream", "http_5xx", "stream_error"])
+def test_nothing_but_failures_for_five_seconds_is_a_dead_server(outcome: Outcome) -> None:
+    dog = Watchdog(LIMITS, 0)
+    barks(dog, ended(9, "ok", last_token_ns=9 * S), *(ended(10 + n, outcome) for n in range(3)))
+    assert dog.look(15 * S, 2, None) is None
+    died = dog.look(16 * S, 2, None)
+    assert died is not None
+    assert "the last 3 requests failed" in str(died)
+
+
+@pytest.mark.parametrize("outcome", ["http_429", "http_503_admission", "http_4xx", "ok"])
+def test_a_server_that_says_no_is_alive(outcome: Outcome) -> None:
+    dog = Watchdog(LIMITS, 0)
+    barks(dog, *(ended(10 + n, "http_5xx") for n in range(9)), ended(19, outcome))
+    assert dog.look(25 * S, 2, None) is None
+
+
+def test_a_token_of_anybody_is_a_sign_of_life() -> None:
+    dog = Watchdog(LIMITS, 0)
+    barks(dog, *(ended(10 + n, "http_5xx") for n in range(9)))
+    assert dog.look(25 * S, 2, 19 * S) is None
+
+
+def test_while_more_requests_wait_than_failed_nobody_is_dead() -> None:
+    dog = Watchdog(LIMITS, 0)
+    barks(dog, *(ended(10, "http_5xx") for _ in range(9)))
+    assert dog.look(16 * S, 10, None) is None
+    assert dog.look(16 * S, 9, None) is not None
+
+
+def test_users_that_rest_after_they_all_stalled_do_not_hide_the_silence() -> None:
+    dog = Watchdog(LIMITS, 0)
+    barks(dog, *(ended(60, "stall_ttft") for _ in range(4)))
+    assert dog.look(61 * S, 0, None) is not None
+
+
+def test_the_third_of_the_first_answers_that_refuse_ends_the_load_with_the_servers_words() -> None:
+    dog = Watchdog(LIMITS, 0)
+    refusal = ended(1, "http_4xx", http_status=401, error="bad key")
+    assert barks(dog, refusal, refusal) == []
+    (sentence,) = barks(dog, refusal)
+    assert "refused the first 3 requests (401: bad key)" in sentence
+
+
+def test_refusals_after_an_answer_are_rows_and_no_more() -> None:
+    dog = Watchdog(LIMITS, 0)
+    assert barks(dog, ended(1, "ok"), *(ended(n, "http_4xx") for n in range(2, 20))) == []

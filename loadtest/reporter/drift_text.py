@@ -1,0 +1,88 @@
+"""DriftReport -> sentences a person reads after a soak, or a dict for machines. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from estimator.units import MIB
+from loadtest.reporter.drift import IDLE, DriftReport, DriftStatus, QuantityDrift
+from loadtest.reporter.plain import one_line
+
+HEADLINES: Final[dict[DriftStatus, str]] = {
+    "steady": "STEADY: nothing drifts",
+    "drifts": "DRIFTS",
+    "too short": "TOO SHORT TO TELL: a trend needs three hours at full load",
+    "not seen": "NOT SEEN: nothing was measured at full load",
+}
+
+
+def drift_lines(report: DriftReport) -> list[str]:
+    """A headline, then a line for each quantity, what drifts first; then the restarts."""
+    order: tuple[DriftStatus, ...] = ("drifts", "steady", "too short", "not seen")
+    ranked = sorted(report.quantities, key=lambda one: order.index(one.status))
+    lines = [f"{HEADLINES[report.status]} ({report.hours:.1f} hours at full load)"]
+    lines += [f"  {sentence(one, report.horizon_h)}" for one in ranked]
+    lines += [f"  {where}: the server restarted after {at_h:.1f} hours" for at_h, where in report.restarts]
+    return [one_line(line) for line in lines]
+
+
+def drift_dict(report: DriftReport) -> dict[str, Any]:
+    """Everything, in the units the names and each quantity's `unit` say."""
+    return asdict(report)
+
+
+def sentence(drift: QuantityDrift, horizon_h: float) -> str:
+    """One quantity, with what it would be at the horizon where it drifts."""
+    name = f"{drift.quantity.title} ({drift.where})" if drift.where else drift.quantity.title
+    if drift.quantity is IDLE and drift.status != "not seen":
+        return f"{name}: {_idle(drift)}"
+    trend = drift.rise_per_h
+    if trend is None or drift.start is None or drift.rise_projected is None:
+        blocks = f", {drift.blocks} blocks of ten minutes" if drift.blocks else ""
+        return f"{name}: {drift.status}{blocks}"
+    unit = drift.quantity.unit
+    text = f"{name}: {drift.status} at {amount(drift.start, unit)}, {_rise(trend.slope, unit)} an hour"
+    if drift.status == "drifts":
+        text += f" (95% interval {_rise(trend.low, unit)} to {_rise(trend.high, unit)})"
+        if drift.rise_allowed is not None and drift.rise_projected > drift.rise_allowed:
+            text += (
+                f"; {_rise(drift.rise_projected, unit)} in {_long(horizon_h)}, "
+                f"{amount(drift.rise_allowed, unit)} allowed"
+            )
+    if drift.full_in_h is not None and drift.full_in_h <= horizon_h:
+        text += f"; full in {_long(drift.full_in_h)}"
+    for step in drift.steps:
+        text += (
+            f"; stepped from {amount(step.before, unit)} to {amount(step.after, unit)} at hour {step.at_h}"
+        )
+    return text
+
+
+def _idle(drift: QuantityDrift) -> str:
+    kept = drift.rise_projected or 0.0
+    spells = f"{drift.blocks} idle {'spell' if drift.blocks == 1 else 'spells'}"
+    if drift.status == "steady":
+        return f"steady, empty after {spells}"
+    return f"drifts: {kept:.2%} of the blocks stay in use while nothing runs, the last of {spells}"
+
+
+def amount(value: float, unit: str) -> str:
+    """With its unit, in the size a person reads."""
+    match unit:
+        case "s":
+            return f"{value * 1000:,.1f} ms"
+        case "bytes":
+            return f"{value / MIB:,.0f} MiB"
+        case "ratio":
+            return f"{value:.2%}"
+    return f"{value:,.1f}"
+
+
+def _rise(value: float, unit: str) -> str:
+    sign = "-" if value < 0 else "+"
+    return f"{sign}{amount(abs(value), unit)}"
+
+
+def _long(hours: float) -> str:
+    return f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.1f} hours"

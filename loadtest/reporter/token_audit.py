@@ -1,0 +1,132 @@
+"""Do the tokens that were asked for and those that were counted agree? From the usage of the answers. Pure.
+
+A limit on concurrency holds for one workload. Where prompts or answers had other lengths than the scenario
+says, or nobody knows their lengths, another workload was measured.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from loadtest.columns import NULL, Columns, Ints
+from loadtest.reporter.latency import NEEDED as NEEDED_BY_TPOT
+from loadtest.reporter.latency import Latencies, exact_quantiles, succeeded, tpot_s
+from loadtest.reporter.observation import Window
+from loadtest.request_table import RequestTable
+
+NEEDED: Final = (
+    *("outcome", "planned_input_tokens", "planned_output_tokens"),
+    *("input_tokens", "output_tokens", "chunks"),
+)
+UNTOLD_RATIO: Final = 0.01
+OUTPUT_DIFFERS_RATIO: Final = 0.10
+INPUT_DIFFERS_RATIO: Final = 0.02
+IMPOSSIBLE_RATIO: Final = 0.01
+PACE_CHANGES: Final = 1.5
+"""A step that takes so many times as long, or as short, in the second half of a stage is another server."""
+PACED_MIN: Final = 20
+"""Answers of each half below which their median says nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenAudit:
+    """Sums over good answers. `told` of `answers` carried a usage; the sums are of those."""
+
+    answers: int = 0
+    told: int = 0
+    impossible: int = 0
+    """More tokens than were asked for, or fewer than came."""
+    planned_input_tokens: int = 0
+    input_tokens: int = 0
+    planned_output_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: TokenAudit) -> TokenAudit:
+        return TokenAudit(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
+
+
+def audit_tokens(requests: RequestTable, windows: Sequence[Window]) -> TokenAudit:
+    """Over the good answers to requests that started in any of the windows."""
+    audit = TokenAudit()
+    for window in windows:
+        for rows in requests.started_in(NEEDED, window.settled_ns, window.end_ns):
+            audit += _audited(rows.take(succeeded(rows)))
+    return audit
+
+
+def _audited(good: Columns) -> TokenAudit:
+    told = good.take((good["output_tokens"] != NULL) & (good["input_tokens"] != NULL))
+    # the last event may carry a finish reason and an empty text: one more than there are tokens
+    impossible = (told["output_tokens"] > told["planned_output_tokens"]) | (
+        told["chunks"] > told["output_tokens"] + 1
+    )
+    return TokenAudit(
+        answers=good.rows,
+        told=told.rows,
+        impossible=int(impossible.sum()),
+        planned_input_tokens=_sum(told["planned_input_tokens"]),
+        input_tokens=_sum(told["input_tokens"]),
+        planned_output_tokens=_sum(told["planned_output_tokens"]),
+        output_tokens=_sum(told["output_tokens"]),
+    )
+
+
+def _sum(values: Ints) -> int:
+    return int(values.sum())
+
+
+def usage_lies(audit: TokenAudit) -> str | None:
+    """One sentence when the server's own count of tokens cannot be true."""
+    if audit.impossible <= IMPOSSIBLE_RATIO * audit.told:
+        return None
+    return (
+        f"the server's usage cannot be true: {audit.impossible} of {audit.told} answers counted more tokens "
+        "than were asked for, or fewer than came"
+    )
+
+
+def token_doubts(audit: TokenAudit) -> tuple[str, ...]:
+    """What must be known of the tokens before the load can be called the scenario's."""
+    doubts = []
+    untold = audit.answers - audit.told
+    if untold > UNTOLD_RATIO * audit.answers:
+        doubts.append(f"how many tokens {untold} of {audit.answers} answers had (the server told no usage)")
+    for what, planned, counted, slack in (
+        ("prompts", audit.planned_input_tokens, audit.input_tokens, INPUT_DIFFERS_RATIO),
+        ("answers", audit.planned_output_tokens, audit.output_tokens, OUTPUT_DIFFERS_RATIO),
+    ):
+        if abs(counted - planned) > slack * planned:
+            doubts.append(
+                f"how the planned load would do ({what} had {counted / planned:.0%} of the planned tokens)"
+            )
+    return tuple(doubts)
+
+
+def pace_doubt(requests: RequestTable, window: Window) -> str | None:
+    """When the server was clearly faster or slower in the second half of a window than in the first."""
+    middle_ns = (window.settled_ns + window.end_ns) // 2
+    halves = {"first": (window.settled_ns, middle_ns), "second": (middle_ns, window.end_ns)}
+
+    def paces() -> Latencies:
+        for half, (start_ns, end_ns) in halves.items():
+            for rows in requests.started_in(NEEDED_BY_TPOT, start_ns, end_ns):
+                yield {half: tpot_s(rows.take(succeeded(rows)))}
+
+    answers: Counter[str] = Counter()
+    for part in paces():
+        answers.update({half: int(np.count_nonzero(~np.isnan(pace_s))) for half, pace_s in part.items()})
+    if any(answers[half] < PACED_MIN for half in halves):
+        return None
+    found = exact_quantiles(paces, (0.5,))
+    (first_s,), (second_s,) = found["first"], found["second"]
+    if max(first_s, second_s) < PACE_CHANGES * min(first_s, second_s):
+        return None
+    return (
+        f"which pace of the server is the usual one ({first_s * 1000:.1f} ms a token in the first half of "
+        f"the stage of {window.users} users, {second_s * 1000:.1f} ms in the second)"
+    )
