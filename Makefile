@@ -20,16 +20,22 @@ help:
 demo: .venv/installed
 	$(BIN)/ullage signoff --scenario $(SCENARIO)
 
-test: .venv/installed
-	$(BIN)/pytest
+# what computes, two at a time; what mostly waits, two at a time; journeys alone, because they judge the client
+define RUN_TESTS
+	$(BIN)/pytest -n 2 tests/estimator tests/laws tests/loadtest
+	$(BIN)/pytest -n 2 --dist loadfile tests/faults
+	$(BIN)/pytest tests/journeys
 	@touch .tests-passed
+endef
+
+test: .venv/installed
+	$(RUN_TESTS)
 
 check: lint types layers .tests-passed
 
 # newer than every file it was made from, or the tests run again
 .tests-passed: .venv/installed $(SOURCES)
-	$(BIN)/pytest
-	@touch $@
+	$(RUN_TESTS)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
