@@ -79,7 +79,7 @@ def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation
             *access_doubts(manifest),
             *_unknowns([stage for stage in stages if stage.users <= n_max]),
             *_slots_doubt(stages, slots),
-            *token_doubts(audit),
+            *token_doubts(audit, scenario),
             *cache_doubts(scenario, engine, held),
             *(doubt for window in held if (doubt := pace_doubt(rows.requests, window)) is not None),
         ),
