@@ -21,9 +21,7 @@ CHUNKS_MIN: Final = 8
 """In a shorter answer the last token and the finish reason, which come together, weigh too much."""
 
 
-def burst_ratio(
-    requests: RequestTable, windows: Sequence[Window], loop_lag_s: float | None
-) -> float | None:
+def burst_ratio(requests: RequestTable, windows: Sequence[Window], loop_lag_s: float | None) -> float | None:
     """Share of the answers of which most tokens came in one read with the token before.
 
     None where nobody can tell: no answer was long enough, or the client's loop was not seen, or it ran as

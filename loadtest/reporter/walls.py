@@ -142,8 +142,8 @@ def _outside_wall(broken: StageObservation) -> Wall | None:
     bursts = broken.client.burst_ratio
     if bursts is not None and bursts > BURSTS_RATIO:
         evidence = (
-            f"{bursts:.0%} of the answers {at} came in bursts, most of their tokens several to a read: held back "
-            "by a proxy that buffers, or by an API server that falls behind its engine"
+            f"{bursts:.0%} of the answers {at} came in bursts, most of their tokens several to a read: "
+            "held back by a proxy that buffers, or by an API server that falls behind its engine"
         )
         return Wall(name="network", evidence=evidence)
     return None

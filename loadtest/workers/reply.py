@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from operator import sub
 from typing import Final
 
+from loadtest.origin import ApiKey
 from loadtest.records import ERROR_BYTES_MAX, Outcome
 from loadtest.workers.answer import KEPT_BYTES_MAX, answer_text
 from loadtest.workers.event_form import EventForm, form_of
@@ -53,6 +54,7 @@ class Reply:
         self.first_chunk_tokens = 1
         """Tokens in the first token event: by the usage it carries, where the server puts one on it."""
         self.finish_reason: str | None = None
+        """The server's own word, as it came."""
         self.done = False
         self.error: str | None = None
         self.unreadable: str | None = None
@@ -138,7 +140,7 @@ class Reply:
             self.token_ns.append(at_ns)
         self.done = self.done or said.done
         if said.finish_reason:
-            self.finish_reason = plain_text(said.finish_reason)[:FINISH_REASON_CHARS]
+            self.finish_reason = said.finish_reason[:ERROR_SOURCE_BYTES]
         if said.input_tokens is not None:
             self.input_tokens = said.input_tokens
         if said.output_tokens is not None:
@@ -186,6 +188,16 @@ def _status_outcome(status: int) -> Outcome:
     if status >= 500:
         return "http_5xx"
     return "http_4xx" if 400 <= status < 500 else "bad_payload"
+
+
+def told(words: str | None, key: ApiKey | None, chars_max: int = ERROR_BYTES_MAX) -> str | None:
+    """A server's words as they may be kept: short, harmless, and without our key, which some send back.
+
+    The key goes first: half of one would not be recognised.
+    """
+    if words is None:
+        return None
+    return plain_text(words if key is None else key.blotted_out(words))[:chars_max]
 
 
 def plain_text(text: str) -> str:

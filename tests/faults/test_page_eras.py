@@ -1,4 +1,4 @@
-"""Pages of every era, of several engines and of several API servers: each figure is read once, or is absent."""
+"""Pages of every era, of several engines, of several API servers: a figure is read once, or is absent."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ def test_f40_ranks_are_summed_and_the_fullest_cache_stands_beside_the_mean(count
 
 def test_f40_one_rank_that_is_not_shown_leaves_no_sum() -> None:
     whole = ranks(page("vllm-0.32-loaded.txt"), 4)
-    (gone,) = [
-        line for line in whole.splitlines() if line.startswith('vllm:num_requests_waiting{engine="2"')
-    ]
+    (gone,) = [line for line in whole.splitlines() if line.startswith('vllm:num_requests_waiting{engine="2"')]
     signals = read_engine_page(whole.replace(f"{gone}\n", "")).signals
     assert "waiting" not in signals
     assert (signals["engines"], signals["running"]) == (4, 4 * 46 + 6)

@@ -175,7 +175,9 @@ def test_what_a_person_adds_goes_with_every_request() -> None:
         ({"response_format": {"type": "json_object"}, "extra_body": {"ignore_eos": True}}, True),
     ],
 )
-def test_a_server_that_knows_no_ignore_eos_is_not_told_of_it(said: dict[str, Any], asked: bool | None) -> None:
+def test_a_server_that_knows_no_ignore_eos_is_not_told_of_it(
+    said: dict[str, Any], asked: bool | None
+) -> None:
     scenario = a_scenario(**said)
     assert an_asker(scenario).first(0).body.get("ignore_eos") is asked
     assert scenario.ignores_eos is bool(asked)
