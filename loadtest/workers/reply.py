@@ -11,7 +11,7 @@ from loadtest.origin import ApiKey
 from loadtest.records import ERROR_BYTES_MAX, Outcome
 from loadtest.workers.answer import KEPT_BYTES_MAX, answer_text
 from loadtest.workers.event_form import EventForm, form_of
-from loadtest.workers.sse import ERROR_SOURCE_BYTES, GOOD_FINISHES, EventReader, Meaning, read_event
+from loadtest.workers.sse import ERROR_SOURCE_BYTES, GOOD_FINISHES, Channel, EventReader, Meaning, read_event
 
 FINISH_REASON_CHARS: Final = 40
 LESSONS_MAX: Final = 8
@@ -31,11 +31,13 @@ class Reply:
         "_lessons_left",
         "_reader",
         "_scans",
+        "_thinks",
         "coalesced_reads",
         "done",
         "error",
         "finish_reason",
         "first_chunk_tokens",
+        "first_output_ns",
         "input_tokens",
         "is_stream",
         "kept",
@@ -53,6 +55,8 @@ class Reply:
         self.output_tokens: int | None = None
         self.first_chunk_tokens = 1
         """Tokens in the first token event: by the usage it carries, where the server puts one on it."""
+        self.first_output_ns: int | None = None
+        """When the answer proper began, where reasoning came before it."""
         self.finish_reason: str | None = None
         """The server's own word, as it came."""
         self.done = False
@@ -62,6 +66,8 @@ class Reply:
         """The stream as it came, where its text is wanted later: an empty one to begin with."""
         self._reader = EventReader()
         self._scans = scans
+        self._thinks: bool | None = None
+        """False once the answer proper has begun; until then, whether reasoning has come."""
         self._form: EventForm | None = None
         self._lessons_left = LESSONS_MAX
         self._body = b""
@@ -138,6 +144,7 @@ class Reply:
             if said.output_tokens and not self.token_ns:
                 self.first_chunk_tokens = said.output_tokens
             self.token_ns.append(at_ns)
+            self._follow(said.channel, at_ns)
         self.done = self.done or said.done
         if said.finish_reason:
             self.finish_reason = said.finish_reason[:ERROR_SOURCE_BYTES]
@@ -149,6 +156,14 @@ class Reply:
             self.unreadable = self.unreadable or said.error or "not JSON"
         elif said.error is not None:
             self.error = self.error or said.error
+
+    def _follow(self, channel: Channel | None, at_ns: int) -> None:
+        """Tokens that are recognised by their form change nothing here: one of their channel was decoded."""
+        if channel == "reasoning" and self._thinks is None:
+            self._thinks = True
+        elif channel == "output" and self._thinks is not False:
+            self.first_output_ns = at_ns if self._thinks else None
+            self._thinks = False
 
     def text(self) -> str:
         """What was said, if it was kept."""

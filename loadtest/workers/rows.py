@@ -62,4 +62,5 @@ def ended_row(desk: Desk, turn: Turn, due: Due, exchange: Exchange) -> RequestRe
         session=turn.ask.session,
         turn=turn.ask.turn,
         free_ns=due.free_ns,
+        first_output_ns=reply.first_output_ns,
     )

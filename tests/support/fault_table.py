@@ -100,9 +100,8 @@ FAULTS: Final = (
     Fault(
         "F26",
         "`reasoning` or `reasoning_content`",
-        "the first token of any channel ends TTFT",
+        "the first token of any channel ends TTFT; `first_output_ns` tells when the answer proper began",
         None,
-        "the time to the first token of the answer proper is not recorded",
     ),
     Fault("F27", "tool calls without content", "tokens like others", None),
     Fault("F28", "usage missing, null, everywhere, in odd places", "INCONCLUSIVE where over 1% tell none", 4),
