@@ -108,6 +108,8 @@ class RequestRecord:
     """How many requests of its conversation went before it."""
     free_ns: int | None = None
     """Open loop: since when the user was free that took the arrival; None in a closed loop."""
+    first_output_ns: int | None = None
+    """The read that carried the first token of the answer proper, where reasoning came before it."""
 
     @property
     def succeeded(self) -> bool:

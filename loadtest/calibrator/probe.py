@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 
 from estimator.errors import EXIT_UNREACHABLE, PlainError
 from loadtest.calibrator.waves import Wave
@@ -79,6 +80,11 @@ class Prober:
                         f"{wave.streams} streams of {wave.input_tokens} + {wave.output_tokens} tokens took "
                         f"over {WAVE_S_MAX:g} s: the server is busy, or too slow for light load to measure it"
                     ) from None
+                except _Unreadable as error:
+                    raise ProbeError(
+                        f"{self.origin}{self.path} streamed an event that {error}: "
+                        "look at what stands before the engine"
+                    ) from error
                 except (aiohttp.ClientError, OSError) as error:
                     raise ProbeError(
                         f"{self.origin} broke off ({type(error).__name__}); is it still up?"
@@ -113,14 +119,15 @@ class Prober:
                     f"{self.origin}{self.path} answered {reply.status}, not a stream; "
                     "set ULLAGE_API_KEY if it asks for a key"
                 )
-            async for line in reply.content:
+            async for line in _lines(reply):
                 at_s = time.perf_counter()
                 if not line.startswith(b"data: {"):
                     continue
-                event = json.loads(line[6:])
-                if event.get("choices") and (chunks_s or not _is_greeting(event["choices"][0])):
+                event = _event(line.removeprefix(b"data: "))
+                choice = _first(event.get("choices"))
+                if choice is not None and (chunks_s or not _is_greeting(choice)):
                     chunks_s.append(at_s)
-                tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+                tokens = _counted(event.get("usage"), tokens)
         if not chunks_s:
             raise ProbeError(f"{self.origin}{self.path} streamed no token: is it an OpenAI-style server?")
         return Stream(sent_s=sent_s, chunks_s=tuple(chunks_s), output_tokens=tokens or len(chunks_s))
@@ -135,10 +142,43 @@ class Prober:
             return _sums((await reply.content.read(PAGE_BYTES_MAX)).decode("utf-8", errors="replace"))
 
 
+class _Unreadable(Exception):  # noqa: N818  (reads as what happened)
+    """An event that is none; its words are left out, for they may be anything."""
+
+
+async def _lines(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """As they come. Raises _Unreadable for one that does not end."""
+    try:
+        async for line in reply.content:
+            yield line
+    except HttpProcessingError as error:
+        raise _Unreadable("is too long") from error
+
+
+def _event(data: bytes) -> Mapping[str, Any]:
+    """An object by its first byte. Raises _Unreadable."""
+    try:
+        event: Mapping[str, Any] = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _Unreadable(f"is no JSON ({len(data)} bytes)") from error
+    return event
+
+
+def _first(choices: Any) -> Mapping[str, Any] | None:
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return choice if isinstance(choice, dict) else None
+
+
+def _counted(usage: Any, before: int) -> int:
+    """The tokens that a usage tells of; those of the one before where there is none."""
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return tokens if type(tokens) is int and tokens >= 0 else before
+
+
 def _is_greeting(choice: Mapping[str, Any]) -> bool:
     """A chat begins with its role, before there is a token. Otherwise a token may have no text of its own."""
     delta = choice.get("delta")
-    return delta is not None and not (delta.get("content") or delta.get("reasoning_content"))
+    return isinstance(delta, dict) and not (delta.get("content") or delta.get("reasoning_content"))
 
 
 def _sums(page: str) -> dict[str, float]:

@@ -61,6 +61,8 @@ class ClientHealth:
     faults: tuple[str, ...]
     halts: tuple[str, ...] = ()
     """Those of them that spoil a stage whatever else it shows: nobody asked the server meanwhile."""
+    burst_ratio: float | None = None
+    """Share of the answers whose tokens came mostly several to a read, while the client was on time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from estimator.errors import EXIT_USAGE
 from loadtest.records import Sample
 from loadtest.reporter.audit_text import access_doubts
+from loadtest.reporter.cache_audit import cache_doubts
 from loadtest.reporter.cohort import judge_cohort, outcomes_of
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
 from loadtest.reporter.stages import (
@@ -37,7 +38,8 @@ LOOKS_IN_VAIN_RATIO: Final = 0.10
 
 def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation:
     """Everything a verdict needs, from rows alone. `slots` is max_num_seqs where it is known."""
-    limits = parse_scenario(dict(manifest.scenario)).limits
+    scenario = parse_scenario(dict(manifest.scenario))
+    limits = scenario.limits
     engine = [sample for sample in rows.samples if sample.source == "engine"]
     cut = windows(rows.events)
     start_ns = cut[0].start_ns if cut else 0
@@ -77,7 +79,8 @@ def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation
             *access_doubts(manifest),
             *_unknowns([stage for stage in stages if stage.users <= n_max]),
             *_slots_doubt(stages, slots),
-            *token_doubts(audit),
+            *token_doubts(audit, scenario),
+            *cache_doubts(scenario, engine, held),
             *(doubt for window in held if (doubt := pace_doubt(rows.requests, window)) is not None),
         ),
         percentile=limits.percentile,

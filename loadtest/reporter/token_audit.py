@@ -18,6 +18,7 @@ from loadtest.reporter.latency import NEEDED as NEEDED_BY_TPOT
 from loadtest.reporter.latency import Latencies, exact_quantiles, succeeded, tpot_s
 from loadtest.reporter.observation import Window
 from loadtest.request_table import RequestTable
+from loadtest.scenario import Scenario
 
 NEEDED: Final = (
     *("outcome", "planned_input_tokens", "planned_output_tokens"),
@@ -90,8 +91,9 @@ def usage_lies(audit: TokenAudit) -> str | None:
     )
 
 
-def token_doubts(audit: TokenAudit) -> tuple[str, ...]:
+def token_doubts(audit: TokenAudit, scenario: Scenario) -> tuple[str, ...]:
     """What must be known of the tokens before the load can be called the scenario's."""
+    may_be_less = _upper_bounds(scenario)
     doubts = []
     untold = audit.answers - audit.told
     if untold > UNTOLD_RATIO * audit.answers:
@@ -100,11 +102,18 @@ def token_doubts(audit: TokenAudit) -> tuple[str, ...]:
         ("prompts", audit.planned_input_tokens, audit.input_tokens, INPUT_DIFFERS_RATIO),
         ("answers", audit.planned_output_tokens, audit.output_tokens, OUTPUT_DIFFERS_RATIO),
     ):
-        if abs(counted - planned) > slack * planned:
+        if counted > (1 + slack) * planned or (counted < (1 - slack) * planned and what not in may_be_less):
             doubts.append(
                 f"how the planned load would do ({what} had {counted / planned:.0%} of the planned tokens)"
             )
     return tuple(doubts)
+
+
+def _upper_bounds(scenario: Scenario) -> frozenset[str]:
+    """Which planned lengths may fall short: answers that end by themselves, and turns that repeat them."""
+    if scenario.ignores_eos:
+        return frozenset()
+    return frozenset({"answers"} if scenario.session is None else {"answers", "prompts"})
 
 
 def pace_doubt(requests: RequestTable, window: Window) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
+from loadtest.reporter.bursts import burst_ratio
 from loadtest.reporter.latency import NEEDED_BY_LATENESS, Latencies, exact_quantiles, send_lateness_s
 from loadtest.reporter.observation import ClientHealth, StageObservation, Wall, Window
 from loadtest.reporter.stages import in_flight_at
@@ -20,6 +21,7 @@ CPU_RATIO: Final = 0.80
 KV_FULL_RATIO: Final = 0.95
 SLOTS_FULL_RATIO: Final = 0.98
 PARKED_RATIO: Final = 0.10
+BURSTS_RATIO: Final = 0.50
 
 
 def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
@@ -55,6 +57,7 @@ def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
         loop_lag_s=lag_s,
         cpu_max_ratio=max(cpus, default=None),
         parked_ratio=_parked(rows, windows),
+        burst_ratio=burst_ratio(rows.requests, windows, lag_s),
         faults=tuple(faults),
         halts=tuple(halts),
     )
@@ -134,6 +137,13 @@ def _outside_wall(broken: StageObservation) -> Wall | None:
     if parked is not None and parked > PARKED_RATIO:
         evidence = (
             f"{parked:.0%} of the requests in flight {at} were neither running nor waiting in the engine"
+        )
+        return Wall(name="network", evidence=evidence)
+    bursts = broken.client.burst_ratio
+    if bursts is not None and bursts > BURSTS_RATIO:
+        evidence = (
+            f"{bursts:.0%} of the answers {at} came in bursts, most of their tokens several to a read: "
+            "held back by a proxy that buffers, or by an API server that falls behind its engine"
         )
         return Wall(name="network", evidence=evidence)
     return None

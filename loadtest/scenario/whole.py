@@ -86,6 +86,8 @@ class Scenario:
     stages: tuple[Stage, ...]
     seed: int = 1
     endpoint: Endpoint = "completions"
+    ignore_eos: bool = True
+    """Answers reach their length whatever the model says; without it they may end before."""
     arrivals: Arrivals = field(default_factory=Arrivals)
     shared_prefix: SharedPrefix | None = None
     session: Session | None = None
@@ -139,6 +141,12 @@ class Scenario:
         if self.session is None:
             return Workload(input_tokens=self.input_tokens, output_tokens=self.output_tokens)
         return _of_sessions(self.session, self.input_tokens, self.output_tokens, self.seed)
+
+    @property
+    def ignores_eos(self) -> bool:
+        """What each request asks for; where it does not, the planned output lengths are upper bounds."""
+        ends_by_itself = bool(self.tools) or self.response_format is not None  # a call, a JSON value
+        return bool(self.extra_body.get("ignore_eos", self.ignore_eos and not ends_by_itself))
 
     @property
     def request_tokens_max(self) -> int:

@@ -12,6 +12,8 @@ from loadtest.workers.reply import Reply
 from loadtest.workers.sse import EventTooLarge
 
 EVENT_STREAM: Final = "text/event-stream"
+CODINGS: Final = frozenset({"gzip", "deflate", "br", "zstd", "compress"})
+"""Words of a header that may be repeated; any other may hold what nobody shall read."""
 ANSWER_BYTES_MAX: Final = 64 * 2**20
 """No answer we ask for needs more; it bounds what a hostile server makes us keep."""
 
@@ -114,5 +116,6 @@ class Attempt:
 def _is_event_stream(reader: ResponseReader) -> bool:
     coding = reader.headers.get("content-encoding", "identity").lower()
     if coding != "identity":
-        raise Fault("bad_payload", f"the answer is {coding}-encoded though identity was asked for")
+        named = coding if coding in CODINGS else "otherwise"
+        raise Fault("bad_payload", f"the answer is {named}-encoded though identity was asked for")
     return reader.status == 200 and reader.headers.get("content-type", "").lower().startswith(EVENT_STREAM)

@@ -17,7 +17,6 @@ from loadtest.origin import ApiKey, Origin
 from loadtest.row_file import RowWriter
 from loadtest.scenario import PATHS, Scenario
 from loadtest.stream_counts import Tally
-from loadtest.workers.reply import plain_text
 from loadtest.workers.schedule import Schedule
 from loadtest.workers.stream import Connection
 from loadtest.workers.watchdog import Watchdog
@@ -113,12 +112,6 @@ class Desk:
     def _turn(self, script: Script, ask: Ask) -> Turn:
         self.seq += 1
         return Turn(seq=self.seq - 1, ask=ask, request=self._request_bytes(script, ask))
-
-    def plain_error(self, error: str | None) -> str | None:
-        """A server's words as a row may keep them: without our key, without control characters, short."""
-        if error is None:
-            return None
-        return plain_text(error if self.key is None else self.key.blotted_out(error))
 
     def shown_error(self, outcome: str, error: str | None) -> str:
         """What Locust's table shows: the first error of its kind, or each request id would be a line."""

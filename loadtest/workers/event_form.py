@@ -6,9 +6,9 @@ was a token and nothing else, so is every event that differs from it in the body
 Why that is exact. The event was valid JSON, so `"content": "` in it ends a key and begins its value (an
 escaped quote ends no string), and the hole is the body of that one string. Another well-formed body in
 its place gives the same tree with another value. What an event means depends on the values of these keys
-only by their being strings, and by their being empty where a delta also names the role: so an empty one
-is never recognised. What the pattern does not take (a control character, a cut escape, bytes that are not
-UTF-8) is left to the decoder.
+only by their being strings, and by their being empty (which says what channel a token went to, and whether
+a delta that names the role is one): so an empty one is never recognised. What the pattern does not take (a
+control character, a cut escape, bytes that are not UTF-8) is left to the decoder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from loadtest.workers.sse import Meaning, ServerEvent
 
 HEADS_MAX: Final = 32
 """Lengths of a read that a form keeps the beginning of: most texts are short, so few lengths come."""
-TOKEN_ONLY: Final = Meaning(has_token=True)
+TOKEN_ONLY: Final = tuple(Meaning(has_token=True, channel=channel) for channel in ("output", "reasoning"))
 _NEVER: Final = b"\n"
 """No chunk begins so."""
 _PLAIN: Final = rb"[ !#-\[\]-\x7f]*+"
@@ -109,7 +109,7 @@ def _the_same(tail: bytes) -> bytes:
 
 def form_of(event: ServerEvent, said: Meaning) -> EventForm | None:
     """The form of an event that was decoded as `said`; None when it is no safe example."""
-    if said != TOKEN_ONLY or b"\n" in event.data:
+    if said not in TOKEN_ONLY or b"\n" in event.data:
         return None
     for found in _TEXT.finditer(event.data):
         if found[1]:

@@ -6,6 +6,8 @@ import re
 from typing import Final, Literal
 
 HEADER_BYTES_MAX: Final = 65_536
+QUOTED_BYTES: Final = 8
+"""Enough to recognise another protocol by; too little of a key that a peer sends back to us."""
 _CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")  # int() alone would take 0x1f, 1_0 and -1
 _CHUNK_HEAD: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
@@ -137,7 +139,7 @@ class ResponseReader:
     def _on_status(self, line: bytes) -> None:
         match = _STATUS_LINE.fullmatch(line)
         if match is None:
-            raise BadResponse(f"not an HTTP/1 status line: {line[:80]!r}")
+            raise BadResponse(f"not an HTTP/1 status line: {line[:QUOTED_BYTES]!r}")
         self.status = int(match[2])
         self.keep_alive = match[1] == b"1"  # HTTP/1.0 closes unless it says otherwise
         self.headers = {}
@@ -150,7 +152,7 @@ class ResponseReader:
             return
         name, colon, value = line.partition(b":")
         if not colon:
-            raise BadResponse(f"not a header: {line[:80]!r}")
+            raise BadResponse(f"not a header: a line of {len(line)} bytes without a colon")
         self.headers[name.decode("latin-1").strip().lower()] = value.decode("latin-1").strip()
 
     def _count_header(self, line: bytes) -> None:
@@ -175,13 +177,13 @@ class ResponseReader:
             self._left, self.keep_alive, self._state = None, False, "body"
             return
         if not _LENGTH.fullmatch(length):
-            raise BadResponse(f"not a content length: {length[:40]!r}")
+            raise BadResponse(f"not a content length: {len(length)} characters that are no number")
         self._left, self._state = int(length), "body"
 
     def _on_chunk_size(self, line: bytes) -> None:
         digits = line.partition(b";")[0].strip()
         if not _CHUNK_SIZE.fullmatch(digits):
-            raise BadResponse(f"not a chunk size: {line[:40]!r}")
+            raise BadResponse(f"not a chunk size: {line[:QUOTED_BYTES]!r}")
         size = int(digits, 16)
         self._left = size
         self._state = "chunk" if size else "trailers"

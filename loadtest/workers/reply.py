@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from operator import sub
 from typing import Final
 
+from loadtest.origin import ApiKey
 from loadtest.records import ERROR_BYTES_MAX, Outcome
 from loadtest.workers.answer import KEPT_BYTES_MAX, answer_text
 from loadtest.workers.event_form import EventForm, form_of
-from loadtest.workers.sse import ERROR_SOURCE_BYTES, GOOD_FINISHES, EventReader, Meaning, read_event
+from loadtest.workers.sse import ERROR_SOURCE_BYTES, GOOD_FINISHES, Channel, EventReader, Meaning, read_event
 
 FINISH_REASON_CHARS: Final = 40
 LESSONS_MAX: Final = 8
@@ -30,11 +31,13 @@ class Reply:
         "_lessons_left",
         "_reader",
         "_scans",
+        "_thinks",
         "coalesced_reads",
         "done",
         "error",
         "finish_reason",
         "first_chunk_tokens",
+        "first_output_ns",
         "input_tokens",
         "is_stream",
         "kept",
@@ -52,7 +55,10 @@ class Reply:
         self.output_tokens: int | None = None
         self.first_chunk_tokens = 1
         """Tokens in the first token event: by the usage it carries, where the server puts one on it."""
+        self.first_output_ns: int | None = None
+        """When the answer proper began, where reasoning came before it."""
         self.finish_reason: str | None = None
+        """The server's own word, as it came."""
         self.done = False
         self.error: str | None = None
         self.unreadable: str | None = None
@@ -60,6 +66,8 @@ class Reply:
         """The stream as it came, where its text is wanted later: an empty one to begin with."""
         self._reader = EventReader()
         self._scans = scans
+        self._thinks: bool | None = None
+        """False once the answer proper has begun; until then, whether reasoning has come."""
         self._form: EventForm | None = None
         self._lessons_left = LESSONS_MAX
         self._body = b""
@@ -136,9 +144,10 @@ class Reply:
             if said.output_tokens and not self.token_ns:
                 self.first_chunk_tokens = said.output_tokens
             self.token_ns.append(at_ns)
+            self._follow(said.channel, at_ns)
         self.done = self.done or said.done
         if said.finish_reason:
-            self.finish_reason = plain_text(said.finish_reason)[:FINISH_REASON_CHARS]
+            self.finish_reason = said.finish_reason[:ERROR_SOURCE_BYTES]
         if said.input_tokens is not None:
             self.input_tokens = said.input_tokens
         if said.output_tokens is not None:
@@ -147,6 +156,14 @@ class Reply:
             self.unreadable = self.unreadable or said.error or "not JSON"
         elif said.error is not None:
             self.error = self.error or said.error
+
+    def _follow(self, channel: Channel | None, at_ns: int) -> None:
+        """Tokens that are recognised by their form change nothing here: one of their channel was decoded."""
+        if channel == "reasoning" and self._thinks is None:
+            self._thinks = True
+        elif channel == "output" and self._thinks is not False:
+            self.first_output_ns = at_ns if self._thinks else None
+            self._thinks = False
 
     def text(self) -> str:
         """What was said, if it was kept."""
@@ -186,6 +203,16 @@ def _status_outcome(status: int) -> Outcome:
     if status >= 500:
         return "http_5xx"
     return "http_4xx" if 400 <= status < 500 else "bad_payload"
+
+
+def told(words: str | None, key: ApiKey | None, chars_max: int = ERROR_BYTES_MAX) -> str | None:
+    """A server's words as they may be kept: short, harmless, and without our key, which some send back.
+
+    The key goes first: half of one would not be recognised.
+    """
+    if words is None:
+        return None
+    return plain_text(words if key is None else key.blotted_out(words))[:chars_max]
 
 
 def plain_text(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loadtest.records import SUCCESSES, RequestIssued, RequestRecord
 from loadtest.workers.desk import Desk, Due, Turn
-from loadtest.workers.reply import gap_quantile_s
+from loadtest.workers.reply import FINISH_REASON_CHARS, gap_quantile_s, told
 from loadtest.workers.stream import Exchange
 
 
@@ -51,15 +51,16 @@ def ended_row(desk: Desk, turn: Turn, due: Due, exchange: Exchange) -> RequestRe
         gap_p50_s=gap_quantile_s(gaps_ns, 0.50),
         gap_p99_s=gap_quantile_s(gaps_ns, 0.99),
         gap_max_s=gap_quantile_s(gaps_ns, 1.0),
-        finish_reason=reply.finish_reason,
+        finish_reason=told(reply.finish_reason, desk.key, FINISH_REASON_CHARS),
         http_status=exchange.http_status,
         reused_connection=exchange.reused_connection,
         retried=exchange.retried,
-        error=desk.plain_error(exchange.error),
+        error=told(exchange.error, desk.key),
         error_type=exchange.error_type,
         error_number=exchange.error_number,
         model=turn.ask.model,
         session=turn.ask.session,
         turn=turn.ask.turn,
         free_ns=due.free_ns,
+        first_output_ns=reply.first_output_ns,
     )

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 EVENT_BYTES_MAX: Final = 16 * 2**20
 """A longer event is refused: no token needs it, and a hostile server must not fill our memory."""
@@ -19,7 +19,9 @@ TOKENS_MAX: Final = 2**31
 """A usage above it is a lie, and more than a results file can hold."""
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")  # not splitlines(): that also splits at other characters
-_TEXT_FIELDS: Final = ("content", "reasoning", "reasoning_content")
+_REASONING_FIELDS: Final = ("reasoning", "reasoning_content")
+_TEXT_FIELDS: Final = ("content", *_REASONING_FIELDS)
+Channel = Literal["output", "reasoning"]
 
 
 class EventTooLarge(ValueError):  # noqa: N818  (reads as what happened)
@@ -93,6 +95,8 @@ class Meaning:
     """What one event says. `has_token` is False for a chunk that only names the role or the usage."""
 
     has_token: bool = False
+    channel: Channel | None = None
+    """Where the token's text went; None for a token without text, and for no token."""
     done: bool = False
     finish_reason: str | None = None
     input_tokens: int | None = None
@@ -125,6 +129,7 @@ def read_event(event: ServerEvent) -> Meaning:
     finish_reason = choice.get("finish_reason")
     return Meaning(
         has_token=_has_token(choice),
+        channel=_channel(choice),
         finish_reason=finish_reason if isinstance(finish_reason, str) else None,
         input_tokens=_usage(body, "prompt_tokens"),
         output_tokens=_usage(body, "completion_tokens"),
@@ -140,6 +145,22 @@ def _has_token(choice: Mapping[str, Any]) -> bool:
         return False
     texts = [delta[field] for field in _TEXT_FIELDS if isinstance(delta.get(field), str)]
     return bool(delta.get("tool_calls")) or (any(texts) if "role" in delta else bool(texts))
+
+
+def _channel(choice: Mapping[str, Any]) -> Channel | None:
+    """A call is output too; where one event holds both, the answer proper has begun."""
+    delta = choice.get("delta")
+    if isinstance(text := choice.get("text"), str):
+        return "output" if text else None
+    if not isinstance(delta, dict):
+        return None
+    if delta.get("tool_calls") or _says(delta, "content"):
+        return "output"
+    return "reasoning" if any(_says(delta, field) for field in _REASONING_FIELDS) else None
+
+
+def _says(delta: Mapping[str, Any], field: str) -> bool:
+    return isinstance(text := delta.get(field), str) and bool(text)
 
 
 def _usage(body: Mapping[str, Any], name: str) -> int | None:

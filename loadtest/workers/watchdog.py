@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Collection
+from statistics import median
 from typing import Final
 
 from estimator.errors import EXIT_UNREACHABLE, PlainError
@@ -11,6 +14,10 @@ from loadtest.scenario import Timeouts
 DEAD_S: Final = 5.0
 """Failures without a sign of life for so long are no hiccup. A server that restarts is back later still."""
 FAILURES_MIN: Final = 3
+GAPS_OF_SILENCE: Final = 5
+"""A server that usually pauses so long between tokens hangs when it has paused so many times as long."""
+ANSWERS_KEPT: Final = 100
+"""Good answers, the latest, that say what is usual; one that had a bad moment does not."""
 SIGNS_OF_DEATH: Final[frozenset[Outcome]] = frozenset(
     {
         *("connect_refused", "connect_timeout", "dns", "tls"),
@@ -32,16 +39,27 @@ class ServerRefuses(PlainError):  # noqa: N818  (reads as what happened)
     """The server takes no request of this kind: a matter of key, address or scenario, not of capacity."""
 
 
+def silence_limit_s(limits: Timeouts, gaps_p99_s: Collection[float]) -> float:
+    """How long nobody may get a token before the server hangs, seconds.
+
+    As long as any one request may wait; GAPS_OF_SILENCE times the usual gap where that is longer: the median
+    over `gaps_p99_s`, the p99 gap between chunks of each answer.
+    """
+    usual_s = median(gaps_p99_s) if gaps_p99_s else 0.0
+    return max(limits.first_token_s, limits.between_tokens_s, GAPS_OF_SILENCE * usual_s)
+
+
 class Watchdog:
-    """Barks when requests wait and none has received a token for longer than any one of them may wait, when
-    nothing but failures has come for DEAD_S, and when the very first answers refuse what is asked.
+    """Barks when requests wait and none has received a token for `silence_limit_s`, when nothing but failures
+    has come for DEAD_S, and when the very first answers refuse what is asked.
 
     A single request that stalls is a row; all of them together are a server that hangs. A time without
     requests is no silence, unless it comes after failures.
     """
 
     def __init__(self, limits: Timeouts, now_ns: int) -> None:
-        self._silence_s = max(limits.first_token_s, limits.between_tokens_s)
+        self._limits = limits
+        self._gaps_p99_s: deque[float] = deque(maxlen=ANSWERS_KEPT)
         self._heard_ns = now_ns
         self._failures = 0
         self._failing_since_ns = now_ns
@@ -60,6 +78,8 @@ class Watchdog:
         if record.outcome == "client_cancel":
             return None
         self._heard(record.done_ns)
+        if record.succeeded and record.gap_p99_s is not None:
+            self._gaps_p99_s.append(record.gap_p99_s)
         if record.outcome not in REFUSALS:
             self._was_taken = True
             return None
@@ -78,7 +98,7 @@ class Watchdog:
         if in_flight == 0 and self._failures < FAILURES_MIN:
             self._heard(now_ns)
         silent_s = (now_ns - self._heard_ns) / 1e9
-        if silent_s > self._silence_s:
+        if silent_s > silence_limit_s(self._limits, self._gaps_p99_s):
             return ServerDied(
                 f"the server generated nothing for {silent_s:.0f} s while {in_flight} requests waited: "
                 "it hangs, so the load was stopped"

@@ -115,13 +115,11 @@ class _Workload:
 
     def _ask(self, plan: Plan, prompt: list[int] | str | Messages, *, session: int | None, turn: int) -> Ask:
         scenario, model = self._scenario, plan.model or self._model
-        body = request_body(model, prompt, plan.output_tokens)
+        body = request_body(model, prompt, plan.output_tokens, ignore_eos=scenario.ignores_eos)
         if scenario.tools:
             body["tools"] = list(scenario.tools)
         if scenario.response_format is not None:
             body["response_format"] = scenario.response_format
-        if scenario.tools or scenario.response_format is not None:
-            body["ignore_eos"] = False  # a call or a JSON value has an end of its own
         return Ask(
             endpoint=scenario.endpoint,
             model=model,

@@ -159,14 +159,19 @@ def chat_prompt(draw: Draw, chat: ChatWords, run_id: str, worker: int, seq: int)
     return chat_messages(spelled(chat.words, count, mark, draw.rng))
 
 
-def request_body(model: str, prompt: list[int] | str | Messages, output_tokens: int) -> dict[str, Any]:
-    """The JSON body: ids and texts go to /v1/completions, messages to /v1/chat/completions."""
+def request_body(
+    model: str, prompt: list[int] | str | Messages, output_tokens: int, *, ignore_eos: bool = True
+) -> dict[str, Any]:
+    """The JSON body: ids and texts go to /v1/completions, messages to /v1/chat/completions.
+
+    ignore_eos: False leaves the key out, for a server that knows it not.
+    """
     key = "prompt" if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else "messages"
     return {
         "model": model,
         key: prompt,
         "max_tokens": output_tokens,
-        "ignore_eos": True,
+        **({"ignore_eos": True} if ignore_eos else {}),
         "temperature": 1.0,
         "stream": True,
         "stream_options": {"include_usage": True},

@@ -26,6 +26,14 @@ def test_f42_the_moment_a_counter_was_created_is_no_part_of_its_sum() -> None:
     assert read_engine_page(GOOD + created).signals["preemptions_total"] == 7
 
 
+def test_f32_prompts_that_were_to_be_unique_and_lay_in_the_prefix_cache_are_not_signed() -> None:
+    stages = (FakeStage(users=36, cache_hit_ratio=0.0),)
+    assert verdict_of(FakeRun(stages=stages)).status == "PASS"
+    verdict = verdict_of(FakeRun(stages=(FakeStage(users=36, cache_hit_ratio=0.02),)))
+    assert (verdict.status, verdict.exit_code) == ("INCONCLUSIVE", 4)
+    assert "the run is inflated (2% of the prompt tokens at 36 users" in verdict.reason
+
+
 def test_f63_more_requests_running_than_max_num_seqs_leaves_it_unknown() -> None:
     stages = (FakeStage(users=36, running=36.0),)
     assert verdict_of(FakeRun(stages=stages, slots=128)).status == "PASS"

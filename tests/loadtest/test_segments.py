@@ -43,6 +43,7 @@ REQUESTS = st.builds(
     sent_ns=st.none() | NS,
     headers_ns=st.none() | NS,
     first_token_ns=st.none() | NS,
+    first_output_ns=st.none() | NS,
     last_token_ns=st.none() | NS,
     done_ns=NS,
     input_tokens=st.none() | COUNTS | st.integers(-(10**12), 10**12),

@@ -15,12 +15,14 @@ from loadtest.results import RunRows
 from loadtest.row_file import Damage
 from loadtest.run_folder import Manifest
 from loadtest.scenario import Limits, Scenario, Stage, scenario_body
+from loadtest.scenario.parts import SharedPrefix
 
 SECOND_NS = 1_000_000_000
 STAGE_S = 60
 SETTLE_S = 10.0
 USABLE_BLOCKS = 511
 HELD_BLOCKS = 12.5
+PROMPT_TOKENS_PER_S = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,11 @@ class FakeStage:
     unsent_share: float = 0.0
     """Of the requests that come due in an open loop."""
     users_at_work: int | None = None
+    burst_share: float = 0.0
+    """Of these, the first of each hundred requests, most tokens come several to a read."""
+    chunks: int = 256
+    cache_hit_ratio: float | None = None
+    """Share of the prompt tokens that the prefix cache held; None: the server does not count them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +66,7 @@ class FakeRun:
     has_pauses: bool = False
     limits: Limits = field(default_factory=lambda: Limits(ttft_s=2.0))
     loop_lag_s: float = 0.002
+    shared_prefix: SharedPrefix | None = None
     model: str = "tiny"
     error: str = "it broke"
 
@@ -81,6 +89,7 @@ class FakeRun:
             stages=(Stage(users=1, hold_s=60.0),),
             settle_s=SETTLE_S,
             limits=self.limits,
+            shared_prefix=self.shared_prefix,
         )
         return Manifest(
             run_id="20261121T024000Z-tiny",
@@ -101,7 +110,7 @@ class FakeRun:
         requests: list[RequestRecord] = []
         samples: list[Sample] = []
         events = [Event(at_ns=0, event="run_start", data={})]
-        preempted = 0.0
+        preempted = cached = 0.0
         for index, stage in enumerate(self.stages):
             start_s = index * STAGE_S
             data: dict[str, Any] = {
@@ -116,7 +125,8 @@ class FakeRun:
             requests += self._requests(stage, start_s, len(requests))
             for second in range(STAGE_S):
                 preempted += stage.preemptions / STAGE_S
-                samples += self._samples(stage, start_s + second + 0.5, preempted)
+                cached += PROMPT_TOKENS_PER_S * (stage.cache_hit_ratio or 0.0)
+                samples += self._samples(stage, start_s + second + 0.5, preempted, cached)
         end_ns = len(self.stages) * STAGE_S * SECOND_NS
         events.append(Event(at_ns=end_ns, event="run_end", data={"reason": "plan complete"}))
         return RunRows(
@@ -160,14 +170,15 @@ class FakeRun:
             done_ns=done_ns,
             input_tokens=256,
             output_tokens=256,
-            chunks=256,
+            chunks=stage.chunks,
+            gap_p50_s=0.0 if seq % 100 < stage.burst_share * 100 else stage.e2e_s / stage.chunks,
         )
         if not fails:
             return good
         outcome: Any = stage.failing or "connect_refused"
         return replace(good, outcome=outcome, first_token_ns=None, last_token_ns=None, error=self.error)
 
-    def _samples(self, stage: FakeStage, at_s: float, preempted: float) -> list[Sample]:
+    def _samples(self, stage: FakeStage, at_s: float, preempted: float, cached: float) -> list[Sample]:
         at_ns = int(at_s * SECOND_NS)
         running = stage.users - stage.waiting if stage.running is None else stage.running
         usage = min(running * HELD_BLOCKS / USABLE_BLOCKS, 1.0)
@@ -189,6 +200,9 @@ class FakeRun:
             "preemptions_total": float(round(preempted)),
             "process_start_time_seconds": 200.0 if restarted else 100.0,
         }
+        if stage.cache_hit_ratio is not None:
+            signals["prefix_cache_queries_total"] = PROMPT_TOKENS_PER_S * at_s
+            signals["prefix_cache_hits_total"] = cached
         return [*rows, Sample(at_ns=at_ns, source="engine", target="t", signals=signals)]
 
 

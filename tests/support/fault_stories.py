@@ -310,7 +310,7 @@ STORIES: Final[Sequence[Story]] = (
         play=refuses_from_the_first(plain("400 Bad Request", NO_IGNORE_EOS)),
         exit_code=2,
         status=None,
-        words=("HTTP 400: ", "ignore_eos is not supported"),
+        words=("HTTP 400: ", "ignore_eos is not supported", "set `ignore_eos: false`"),
     ),
     Story(
         faults=("F37",),

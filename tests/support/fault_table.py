@@ -33,10 +33,10 @@ FAULTS: Final = (
     Fault(
         "F02",
         "the engine hangs while the API answers 200",
-        "`stall_ttft` or `stall_gap`; once nobody has got a token for the longer of both limits, the load "
-        "stops; VOID. /health is not asked",
+        "`stall_ttft` or `stall_gap`; once nobody has got a token for the longer of both limits, or for five "
+        "of the p99 gaps that answers usually have where that is longer, the load stops; VOID. /health is "
+        "not asked",
         3,
-        "the limit does not adapt to the gaps that were seen",
     ),
     Fault(
         "F03",
@@ -85,9 +85,9 @@ FAULTS: Final = (
     Fault(
         "F23",
         "several events in one read, a buffering proxy",
-        "`ok`; counted in `coalesced_reads`; the answer before the load warns",
+        "`ok`; counted in `coalesced_reads`; the answer before the load warns; where a level breaks, most "
+        "answers came so and the client was on time, the wall is network (a late API server looks the same)",
         None,
-        "during the load no wall is named for it: a late API server looks the same",
     ),
     Fault(
         "F24",
@@ -100,9 +100,8 @@ FAULTS: Final = (
     Fault(
         "F26",
         "`reasoning` or `reasoning_content`",
-        "the first token of any channel ends TTFT",
+        "the first token of any channel ends TTFT; `first_output_ns` tells when the answer proper began",
         None,
-        "the time to the first token of the answer proper is not recorded",
     ),
     Fault("F27", "tool calls without content", "tokens like others", None),
     Fault("F28", "usage missing, null, everywhere, in odd places", "INCONCLUSIVE where over 1% tell none", 4),
@@ -111,9 +110,16 @@ FAULTS: Final = (
     Fault(
         "F31",
         "ignore_eos refused, or harmful",
-        "refused: told before the load, in the server's words. Ignored: F30",
+        "refused: told before the load, in the server's words and with the key `ignore_eos: false`, which "
+        "leaves it out. Not honoured: told likewise, and F30",
         2,
-        "nothing is sent without it instead, and no answer with it is compared to one without",
+    ),
+    Fault(
+        "F32",
+        "the prefix cache holds more of the prompts than the scenario says",
+        "INCONCLUSIVE: over 1% of the looked-up tokens of unique prompts, or over a tenth more than is "
+        "shared; conversations, recorded and traced prompts are not judged",
+        4,
     ),
     Fault("F33", "the server counts other prompts than planned", "INCONCLUSIVE beyond 2% in the mean", 4),
     Fault("F34", "gzip, deflate, br; bombs", "`bad_payload`: identity was asked for, nothing is unpacked", 1),
@@ -125,6 +131,26 @@ FAULTS: Final = (
         "/metrics 404, 401, HTML, slow, huge, cut, gzip",
         "the load goes on, each look in vain is a gap with its reason; INCONCLUSIVE",
         4,
+    ),
+    Fault(
+        "F39",
+        "metrics under other names",
+        "those of vLLM 0.6 to 0.32 and of LMDeploy are known; any other figure is absent, never zero; "
+        "INCONCLUSIVE where queue or preemptions are",
+        4,
+    ),
+    Fault(
+        "F40",
+        "several engines behind one page",
+        "summed, the fullest cache beside the mean; absent where one engine is not shown",
+        None,
+    ),
+    Fault(
+        "F41",
+        "several API servers behind one address",
+        "only what is counted once for a request or a token is read; restarts show by counters that fall; "
+        "`n` and its like are refused",
+        None,
     ),
     Fault("F42", "NaN, Inf, doubles, `_created` on /metrics", "not seen, or counted once; never zero", None),
     Fault(

@@ -50,6 +50,7 @@ def kind_of(scenario: Scenario | None, model: str, engine: EngineName) -> Kind:
         model=model,
         engine=engine,
         endpoint=scenario.endpoint,
+        ignore_eos=scenario.ignores_eos,
         extra_body=scenario.extra_body,
         extra_headers=scenario.extra_headers,
     )

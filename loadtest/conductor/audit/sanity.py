@@ -34,6 +34,7 @@ class Kind:
     model: str
     engine: EngineName
     endpoint: Endpoint
+    ignore_eos: bool = True
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     extra_headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -43,7 +44,10 @@ def sanity_plan(kind: Kind, run_id: str, tokenize: Tokenize | None) -> SanityPla
     prompt, input_tokens = _prompt(kind, run_id, tokenize)
     return SanityPlan(
         path=PATHS[kind.endpoint],
-        body={**request_body(kind.model, prompt, OUTPUT_TOKENS), **kind.extra_body},
+        body={
+            **request_body(kind.model, prompt, OUTPUT_TOKENS, ignore_eos=kind.ignore_eos),
+            **kind.extra_body,
+        },
         headers=kind.extra_headers,
         input_tokens=input_tokens,
         output_tokens=OUTPUT_TOKENS,
@@ -117,6 +121,8 @@ def _refused(facts: SanityFacts, origin: Origin) -> Check:
         fix = "set ULLAGE_API_KEY to the server's key"
     elif status == 404:
         fix = f"{origin} has no such path or model: correct --host or --model"
+    elif "ignore_eos" in words:
+        fix = "set `ignore_eos: false` in the scenario; answers may then end before their planned length"
     elif status in TRANSIENT:
         fix = f"it turned a lone request away {TRIES} times: read its log"
     else:
@@ -192,7 +198,10 @@ def _usage(facts: SanityFacts, plan: SanityPlan) -> Check:
         return Check(name=name, level="amber", said=said, fix="raise the server's own limit of max_tokens")
     if counted < asked and plan.body.get("ignore_eos"):
         said = f"the answer ended by itself after {counted} of {asked} tokens"
-        fix = "ignore_eos is not honoured: answers will be shorter than the scenario says"
+        fix = (
+            "ignore_eos is not honoured: answers will be shorter than planned, and the run not signed; "
+            "set `ignore_eos: false` in the scenario if they may be"
+        )
         return Check(name=name, level="amber", said=said, fix=fix)
     if counted > asked:
         said = f"usage tells of {counted} output tokens where {asked} were the limit"

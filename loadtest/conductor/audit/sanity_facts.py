@@ -17,7 +17,7 @@ from typing import Any, Final
 from loadtest.access import client_context
 from loadtest.origin import ApiKey, Origin
 from loadtest.workers.http1 import BadResponse, ResponseReader
-from loadtest.workers.reply import Reply, plain_text
+from loadtest.workers.reply import FINISH_REASON_CHARS, Reply, told
 from loadtest.workers.sse import EventTooLarge
 
 READ_BYTES: Final = 65_536
@@ -176,15 +176,15 @@ def _answer(
     return SanityFacts(
         status=seen.reader.status if seen.reader.has_headers else None,
         http_version=seen.version.decode("latin-1") if seen.reader.status else "",
-        content_type=plain_text(headers.get("content-type", "")),
-        location=plain_text(headers["location"]) if "location" in headers else None,
-        error=None if said is None else plain_text(said if key is None else key.blotted_out(said)),
+        content_type=told(headers.get("content-type"), key) or "",
+        location=told(headers.get("location"), key),
+        error=told(said, key),
         timed_out=timed_out,
         ttft_s=None if first_ns is None else (first_ns - sent_ns) / 1e9,
         e2e_s=None if last_ns is None else (last_ns - sent_ns) / 1e9,
         chunks_of_reads=tuple(seen.chunks_of_reads),
         has_role_chunk=b'"role"' in seen.body,
-        finish_reason=reply.finish_reason,
+        finish_reason=told(reply.finish_reason, key, FINISH_REASON_CHARS),
         done=reply.done,
         clean_end=clean_end,
         input_tokens=reply.input_tokens,

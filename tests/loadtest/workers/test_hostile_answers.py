@@ -10,10 +10,11 @@ from loadtest.origin import ApiKey
 from loadtest.records import ERROR_BYTES_MAX
 from loadtest.workers.attempt import ANSWER_BYTES_MAX, Attempt, Fault
 from loadtest.workers.http1 import BadResponse, ResponseReader
-from loadtest.workers.reply import Reply, plain_text
+from loadtest.workers.reply import FINISH_REASON_CHARS, Reply, plain_text, told
 from loadtest.workers.sse import EventReader, EventTooLarge, ServerEvent, read_event
 
 TOKEN = b'data: {"choices":[{"text":"a"}]}\n\n'
+KEY = "sk-CANARY-5b1f0c2e9d7a4f36"
 
 
 @pytest.mark.parametrize(
@@ -94,9 +95,36 @@ def test_a_finish_reason_of_the_server_is_kept_short_and_plain() -> None:
     reply = Reply(is_stream=True)
     reason = json.dumps("\x1b[2J\ud800" + "x" * 1000)
     reply.feed(b'data: {"choices":[{"text":"a","finish_reason":%s}]}\n\n' % reason.encode(), 1)
-    assert reply.finish_reason is not None
-    assert len(reply.finish_reason) == 40
-    assert reply.finish_reason.isprintable()
+    kept = told(reply.finish_reason, None, FINISH_REASON_CHARS) or ""
+    assert len(kept) == 40
+    assert kept.isprintable()
+
+
+@pytest.mark.parametrize("before", ["", "x" * 20, "x" * 39, "x" * 495, "\0\r\n"])
+def test_no_part_of_our_key_is_left_where_words_are_cut(before: str) -> None:
+    key = ApiKey(KEY)
+    for chars_max in (FINISH_REASON_CHARS, ERROR_BYTES_MAX):
+        kept = told(f"{before}{KEY} was wrong", key, chars_max) or ""
+        assert KEY[:4] not in kept
+        assert len(kept) <= chars_max
+    assert told(None, key) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"{KEY}\r\n\r\n",
+        f"HTTP/9.9 {KEY}\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\n{'x' * 60}{KEY}\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\nContent-Length: {KEY}\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{KEY}\r\n",
+        f"HTTP/1.1 200 OK\r\nContent-Encoding: {KEY}\r\nContent-Type: text/event-stream\r\n\r\n",
+    ],
+)
+def test_what_is_no_answer_is_named_and_not_quoted(answer: str) -> None:
+    with pytest.raises(Fault) as found:
+        Attempt(reused=False).take(answer.encode(), 1)
+    assert KEY[:12].lower() not in str(found.value).lower()
 
 
 @pytest.mark.parametrize(

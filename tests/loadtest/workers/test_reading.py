@@ -223,3 +223,33 @@ def test_a_body_without_a_length_ends_with_the_connection() -> None:
 def test_what_is_no_http_is_refused(content: bytes) -> None:
     with pytest.raises(BadResponse):
         ResponseReader().feed(content)
+
+
+THOUGHT = chat_chunk(reasoning="r")
+CALL = chat_chunk(tool_calls=[{"index": 0}])
+NOTHING_YET = chat_chunk(content="")
+
+
+@pytest.mark.parametrize("scans", [True, False])
+@pytest.mark.parametrize(
+    ("answer", "began_ns"),
+    [
+        ([A, A, A], None),
+        ([THOUGHT, THOUGHT, A, A], 2),
+        ([NOTHING_YET, THOUGHT, NOTHING_YET, A, THOUGHT, A], 3),
+        ([chat_chunk(reasoning_content="r", content=None), CALL], 1),
+        ([chat_chunk(role="assistant", content="", reasoning="r"), A], 1),
+        ([THOUGHT, chat_chunk(reasoning="r", content="a"), A], 1),
+        ([A, THOUGHT, A], None),
+        ([THOUGHT, THOUGHT], None),
+        ([b'{"choices":[{"text":"a"}]}'] * 2, None),
+    ],
+)
+def test_the_answer_proper_has_a_time_of_its_own_only_after_reasoning(
+    answer: list[bytes], began_ns: int | None, scans: bool
+) -> None:
+    reply = Reply(is_stream=True, scans=scans)
+    for at_ns, event in enumerate(answer):
+        reply.feed(stream(event), at_ns)
+    assert reply.first_output_ns == began_ns
+    assert reply.first_token_ns == 0

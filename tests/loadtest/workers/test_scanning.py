@@ -37,6 +37,7 @@ def facts(pieces: list[bytes], *, scans: bool) -> Facts:
     reader, reply = attempt.reader, attempt.reply
     ended = fault, attempt.headers_ns, attempt.stopped_ns, attempt.clean_end, reader.status, reader.complete
     counts = reply.input_tokens, reply.output_tokens, reply.coalesced_reads, reader.has_extra_bytes
+    counts = *counts, reply.first_output_ns, reply.first_chunk_tokens
     words = reply.finish_reason, reply.done, reply.error, reply.unreadable, reply.error_body()
     outcome = reply.outcome(status=200, clean_end=attempt.clean_end, planned_output_tokens=3)
     return *ended, *counts, *words, outcome, list(reply.token_ns), reply.sorted_gaps_ns()

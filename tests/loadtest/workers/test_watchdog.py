@@ -8,7 +8,7 @@ import pytest
 
 from loadtest.records import Outcome, RequestRecord
 from loadtest.scenario import Timeouts
-from loadtest.workers.watchdog import Watchdog
+from loadtest.workers.watchdog import ANSWERS_KEPT, Watchdog, silence_limit_s
 
 S = 1_000_000_000
 LIMITS = Timeouts(first_token_s=60.0, between_tokens_s=30.0)
@@ -40,6 +40,33 @@ def test_a_time_without_requests_is_no_silence() -> None:
     dog.look(500 * S, 0, 10 * S)
     assert dog.look(501 * S, 1, 10 * S) is None
     assert dog.look(561 * S, 1, 10 * S) is not None
+
+
+@pytest.mark.parametrize(
+    ("gaps_p99_s", "limit_s"),
+    [([], 60.0), ([0.05, 0.06], 60.0), ([12.0], 60.0), ([20.0, 20.0, 21.0], 100.0), ([0.1, 0.1, 29.0], 60.0)],
+)
+def test_a_silence_is_five_times_the_usual_gap_of_a_slow_server(
+    gaps_p99_s: list[float], limit_s: float
+) -> None:
+    assert silence_limit_s(LIMITS, gaps_p99_s) == limit_s
+
+
+def test_a_server_as_slow_as_it_was_before_does_not_hang() -> None:
+    dog = Watchdog(LIMITS, 0)
+    barks(dog, *(ended(9, "ok", last_token_ns=9 * S, gap_p99_s=20.0) for _ in range(3)))
+    assert dog.look(108 * S, 2, None) is None
+    assert dog.look(110 * S, 2, None) is not None
+
+
+def test_it_is_the_latest_good_answers_that_say_what_is_usual() -> None:
+    dog = Watchdog(LIMITS, 0)
+    slow = [ended(1, "ok", gap_p99_s=20.0)] * ANSWERS_KEPT
+    barks(dog, *slow, *[ended(1, "client_cancel", gap_p99_s=29.0)] * ANSWERS_KEPT)
+    assert dog.look(100 * S, 2, None) is None
+    assert dog.look(102 * S, 2, None) is not None
+    barks(dog, *[ended(3, "ok", gap_p99_s=0.1)] * ANSWERS_KEPT)
+    assert dog.look(64 * S, 2, None) is not None
 
 
 def ended(at_s: float, outcome: Outcome, **more: Any) -> RequestRecord:

@@ -158,11 +158,29 @@ def test_what_a_person_adds_goes_with_every_request() -> None:
     ).first(0)
     assert ask.body["messages"][0] == {"role": "system", "content": "be kind"}
     assert (ask.body["tools"], ask.body["top_p"], ask.body["temperature"]) == (tools, 0.9, 0.5)
-    assert ask.body["ignore_eos"] is False  # a call ends by itself
+    assert "ignore_eos" not in ask.body  # a call ends by itself
     schema = {"type": "json_object"}
     body = an_asker(a_scenario(response_format=schema)).first(0).body
-    assert (body["response_format"], body["ignore_eos"]) == (schema, False)
-    assert an_asker(a_scenario()).first(0).body["ignore_eos"] is True
+    assert body["response_format"] == schema
+    assert "ignore_eos" not in body
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ({}, True),
+        ({"ignore_eos": False}, None),
+        ({"extra_body": {"ignore_eos": False}}, False),
+        ({"ignore_eos": False, "extra_body": {"ignore_eos": True}}, True),
+        ({"response_format": {"type": "json_object"}, "extra_body": {"ignore_eos": True}}, True),
+    ],
+)
+def test_a_server_that_knows_no_ignore_eos_is_not_told_of_it(
+    said: dict[str, Any], asked: bool | None
+) -> None:
+    scenario = a_scenario(**said)
+    assert an_asker(scenario).first(0).body.get("ignore_eos") is asked
+    assert scenario.ignores_eos is bool(asked)
 
 
 def test_an_image_is_a_png_that_no_other_request_has() -> None:

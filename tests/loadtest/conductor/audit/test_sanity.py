@@ -45,6 +45,15 @@ def test_a_good_answer_is_green_in_everything() -> None:
     assert found["lengths"].said == "16 prompt tokens and 32 output tokens, as asked"
 
 
+def test_a_server_that_refuses_ignore_eos_is_told_of_with_the_key_that_leaves_it_out() -> None:
+    refused = checked(replace(GOOD, status=400, error="unknown field ignore_eos"))["answer"]
+    assert (refused.level, refused.exit_code) == ("red", 2)
+    assert "set `ignore_eos: false` in the scenario" in refused.sentence
+    other = checked(replace(GOOD, status=400, error="unknown field seed"))["answer"]
+    assert "ignore_eos" not in other.sentence
+    assert "ignore_eos" not in sanity_plan(replace(KIND, ignore_eos=False), "run", None).body
+
+
 @pytest.mark.parametrize(
     ("name", "seen", "level", "said"),
     [

@@ -1,0 +1,86 @@
+"""Did the prefix cache do work that the scenario meant the engine to do? From its own counters. Pure.
+
+A prompt whose beginning lies in the cache costs neither its prefill nor blocks of its own. Where more of the
+prompts was found there than the scenario says they have in common, the limit that was found is too high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Final
+
+from estimator.spec import Lengths
+from loadtest.records import Sample
+from loadtest.reporter.observation import Window
+from loadtest.scenario import Scenario
+
+HITS_UNPLANNED_RATIO: Final = 0.01
+"""So much of the tokens that were looked up may be found beyond the plan."""
+PLAN_SLACK: Final = 1.10
+"""A plan is a mean over all lengths there are; the requests of one stage are a sample of them."""
+TEMPLATE_TOKENS_MAX: Final = 64
+"""A chat template begins every prompt alike, before any word of ours: seldom with more than this."""
+SHARES: Final = 1000
+
+
+def planned_hit_ratio(scenario: Scenario) -> float | None:
+    """Largest share of the looked-up tokens that the scenario lets be found; None where it does not say.
+
+    A conversation repeats itself and a trace names what it repeats: how much of that falls into one stage is
+    up to the server's pace. What system prompts and tools come to in tokens, only its tokenizer knows.
+    """
+    repeats = scenario.session or scenario.system or scenario.tools
+    is_named = scenario.trace is not None and scenario.trace.format == "mooncake"
+    is_recorded = scenario.dataset is not None and not scenario.dataset.unique
+    if repeats or is_named or is_recorded:
+        return None
+    lengths = scenario.workload.input_tokens
+    mean = fmean(_tokens(lengths))
+    shared = template = 0.0
+    if scenario.shared_prefix is not None:
+        prefix = scenario.shared_prefix
+        shared = fmean(min(prefix.shared_tokens(tokens), tokens) for tokens in _tokens(lengths))
+    if scenario.endpoint == "chat":
+        template = min(TEMPLATE_TOKENS_MAX, mean)
+    return min((shared + template) / mean, 1.0)
+
+
+def _tokens(lengths: Lengths) -> list[int]:
+    return [lengths.at((i + 0.5) / SHARES) for i in range(SHARES)]
+
+
+def hit_ratio(engine: Sequence[Sample], window: Window) -> float | None:
+    """Share of the tokens looked up in a window that were in the prefix cache; None where it is not shown.
+
+    LMDeploy counts no look-ups: there it is the share of the prompts that it took in.
+    """
+    for looked_up in ("prefix_cache_queries_total", "prompt_tokens_total"):
+        looks = [
+            (sample.signals[looked_up], sample.signals["prefix_cache_hits_total"])
+            for sample in engine
+            if window.settled_ns <= sample.at_ns < window.end_ns
+            and looked_up in sample.signals
+            and "prefix_cache_hits_total" in sample.signals
+        ]
+        if looks:
+            (first_tokens, first_hits), (last_tokens, last_hits) = looks[0], looks[-1]
+            tokens = last_tokens - first_tokens
+            return (last_hits - first_hits) / tokens if tokens > 0 else None
+    return None
+
+
+def cache_doubts(scenario: Scenario, engine: Sequence[Sample], windows: Sequence[Window]) -> tuple[str, ...]:
+    """One sentence for the stage in which the prefix cache flattered the server most, if it did in any."""
+    planned = planned_hit_ratio(scenario)
+    if planned is None:
+        return ()
+    found = [(ratio, window.label) for window in windows if (ratio := hit_ratio(engine, window)) is not None]
+    ratio, label = max(found, default=(0.0, ""))
+    if ratio <= planned * PLAN_SLACK + HITS_UNPLANNED_RATIO:
+        return ()
+    meant = f"at most {planned:.0%} were to be" if planned else "no two prompts were to begin alike"
+    return (
+        "how many fit where the prefix cache does not help: the run is inflated "
+        f"({ratio:.0%} of the prompt tokens at {label} were found there, and {meant})",
+    )

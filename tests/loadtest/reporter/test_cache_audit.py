@@ -1,0 +1,127 @@
+"""A prefix cache that helps more than the scenario says makes the limit too high, and the run says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fake_run import FakeRun, FakeStage, verdict_of
+
+from estimator.spec import Lengths
+from loadtest.records import Sample
+from loadtest.reporter.cache_audit import cache_doubts, hit_ratio, planned_hit_ratio
+from loadtest.reporter.observation import Window
+from loadtest.scenario import Scenario, Stage
+from loadtest.scenario.parts import Session, SharedPrefix
+from loadtest.scenario.trace import Trace
+
+S = 1_000_000_000
+UNIQUE = Scenario(
+    name="unique",
+    input_tokens=Lengths.constant(1000),
+    output_tokens=Lengths.constant(10),
+    stages=(Stage(users=8, hold_s=60.0),),
+)
+CHAT = replace(UNIQUE, endpoint="chat")
+WINDOW = Window(index=0, label="8 users", users=8, start_ns=0, settled_ns=10 * S, end_ns=20 * S)
+
+
+def look(at_s: float, **signals: float) -> Sample:
+    return Sample(at_ns=int(at_s * S), source="engine", target="t", signals=signals)
+
+
+def looks(hits: float, *, before: float = 0.0) -> list[Sample]:
+    """A thousand tokens looked up in the window, so many of them found; `before` of a hundred before it."""
+    return [
+        look(5, prefix_cache_queries_total=100, prefix_cache_hits_total=before),
+        look(10, prefix_cache_queries_total=200, prefix_cache_hits_total=before + 50),
+        look(19, prefix_cache_queries_total=1200, prefix_cache_hits_total=before + 50 + hits),
+        look(25, prefix_cache_queries_total=9000, prefix_cache_hits_total=9000),
+    ]
+
+
+def test_the_share_is_that_of_the_window_alone() -> None:
+    assert hit_ratio(looks(30, before=90), WINDOW) == pytest.approx(0.03)
+
+
+def test_lmdeploy_counts_no_look_ups_so_that_its_prompts_stand_for_them() -> None:
+    engine = [
+        look(11, prompt_tokens_total=0, prefix_cache_hits_total=0),
+        look(19, prompt_tokens_total=2000, prefix_cache_hits_total=500),
+    ]
+    assert hit_ratio(engine, WINDOW) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        [],
+        [look(11, running=8)],
+        [look(11, prefix_cache_queries_total=5, prefix_cache_hits_total=5)],
+        [look(11, prefix_cache_hits_total=0), look(19, prefix_cache_hits_total=9)],
+    ],
+)
+def test_what_the_server_does_not_count_is_no_finding(engine: list[Sample]) -> None:
+    assert hit_ratio(engine, WINDOW) is None
+    assert cache_doubts(UNIQUE, engine, [WINDOW]) == ()
+
+
+def test_a_hundredth_of_unique_prompts_may_be_found_and_no_more() -> None:
+    assert cache_doubts(UNIQUE, looks(10), [WINDOW]) == ()
+    (doubt,) = cache_doubts(UNIQUE, looks(20), [WINDOW])
+    assert "the run is inflated (2% of the prompt tokens at 8 users were found there" in doubt
+    assert "no two prompts were to begin alike" in doubt
+
+
+def test_a_chat_template_begins_every_prompt_alike() -> None:
+    assert planned_hit_ratio(CHAT) == pytest.approx(0.064)
+    assert cache_doubts(CHAT, looks(64), [WINDOW]) == ()
+    assert "at most 6% were to be" in cache_doubts(CHAT, looks(100), [WINDOW])[0]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "planned"),
+    [
+        (SharedPrefix(tokens=400), 0.4),
+        (SharedPrefix(share=0.7, groups=3), 0.7),
+        (SharedPrefix(tokens=9000), 1.0),
+    ],
+)
+def test_a_prefix_that_is_stated_may_be_found(prefix: SharedPrefix, planned: float) -> None:
+    scenario = replace(UNIQUE, shared_prefix=prefix)
+    assert planned_hit_ratio(scenario) == pytest.approx(planned)
+    assert cache_doubts(scenario, looks(1000 * planned), [WINDOW]) == ()
+    assert bool(cache_doubts(scenario, looks(1000), [WINDOW])) == (planned < 1)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        replace(CHAT, session=Session(turns=Lengths.constant(4))),
+        replace(CHAT, system="You are helpful."),
+        replace(CHAT, tools=({"type": "function"},)),
+        replace(UNIQUE, input_tokens=None, output_tokens=None, trace=Trace(file="t", format="mooncake")),
+    ],
+)
+def test_where_the_scenario_does_not_say_how_much_nothing_is_said(scenario: Scenario) -> None:
+    assert planned_hit_ratio(scenario) is None
+    assert cache_doubts(scenario, looks(1000), [WINDOW]) == ()
+
+
+def test_a_run_that_the_cache_has_flattered_is_not_signed() -> None:
+    stages = (FakeStage(users=36, cache_hit_ratio=0.0),)
+    assert verdict_of(FakeRun(stages=stages)).status == "PASS"
+    verdict = verdict_of(FakeRun(stages=(FakeStage(users=36, cache_hit_ratio=0.43),)))
+    assert (verdict.status, verdict.exit_code) == ("INCONCLUSIVE", 4)
+    assert "the run is inflated (43% of the prompt tokens at 36 users" in verdict.reason
+
+
+def test_a_level_that_did_not_hold_signs_nothing_and_is_not_asked() -> None:
+    stages = (FakeStage(users=36, cache_hit_ratio=0.0), FakeStage(users=40, cache_hit_ratio=0.9, waiting=5.0))
+    assert verdict_of(FakeRun(stages=stages)).status == "PASS"
+
+
+def test_the_share_that_the_scenario_states_is_signed() -> None:
+    stages = (FakeStage(users=36, cache_hit_ratio=0.5),)
+    prefix = SharedPrefix(share=0.5)
+    assert verdict_of(FakeRun(stages=stages, shared_prefix=prefix)).status == "PASS"

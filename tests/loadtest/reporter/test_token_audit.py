@@ -1,0 +1,53 @@
+"""Other lengths than planned make another load of it, unless the scenario lets answers end by themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from estimator.spec import Lengths
+from loadtest.reporter.token_audit import TokenAudit, token_doubts
+from loadtest.scenario import Scenario, Stage
+from loadtest.scenario.parts import Session
+
+WHOLE = Scenario(
+    name="whole",
+    endpoint="chat",
+    input_tokens=Lengths.constant(100),
+    output_tokens=Lengths.constant(100),
+    stages=(Stage(users=8, hold_s=60.0),),
+)
+BY_ITSELF = replace(WHOLE, ignore_eos=False)
+TALK = replace(BY_ITSELF, session=Session(turns=Lengths.constant(3)))
+
+
+def doubted(scenario: Scenario, *, prompts: int = 1000, answers: int = 1000) -> list[str]:
+    """The first words of each doubt, of ten answers that should have had a thousand tokens each way."""
+    audit = TokenAudit(
+        answers=10,
+        told=10,
+        planned_input_tokens=1000,
+        input_tokens=prompts,
+        planned_output_tokens=1000,
+        output_tokens=answers,
+    )
+    return [doubt.partition("(")[2].split()[0] for doubt in token_doubts(audit, scenario)]
+
+
+@pytest.mark.parametrize(("answers", "found"), [(1000, []), (900, []), (899, ["answers"])])
+def test_answers_that_were_asked_for_whole_may_miss_a_tenth(answers: int, found: list[str]) -> None:
+    assert doubted(WHOLE, answers=answers) == found
+
+
+def test_an_answer_that_may_end_by_itself_has_no_lower_bound_and_keeps_its_upper_one() -> None:
+    assert doubted(BY_ITSELF, answers=10) == []
+    assert doubted(BY_ITSELF, answers=1101) == ["answers"]
+    tools = replace(WHOLE, tools=({"type": "function"},))
+    assert doubted(tools, answers=10) == []
+
+
+def test_prompts_fall_short_only_where_they_repeat_such_answers() -> None:
+    assert doubted(BY_ITSELF, prompts=900) == doubted(WHOLE, prompts=900) == ["prompts"]
+    assert doubted(TALK, prompts=900, answers=300) == []
+    assert doubted(replace(TALK, ignore_eos=True), prompts=900, answers=300) == ["prompts", "answers"]
