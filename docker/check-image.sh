@@ -9,8 +9,7 @@ work=$(mktemp -d)
 store=(--root "$work/store" --runroot "$work/runroot" --storage-driver vfs)
 trap 'buildah "${store[@]}" rm --all >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
 
-mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates \
-    "${SUITE:-bookworm}" "$work/base.tar"
+mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/base.tar"
 base=$(buildah "${store[@]}" from scratch)
 buildah "${store[@]}" add --quiet "$base" "$work/base.tar" / >/dev/null
 buildah "${store[@]}" commit --quiet "$base" localhost/base >/dev/null
@@ -26,7 +25,7 @@ inside() { timeout 120 buildah "${store[@]}" run --isolation chroot "$image" -- 
 
 test "$(inside id -u)" = 10001
 inside ullage estimate Qwen3-8B --gpu h100-80gb
-inside sh -c '! command -v curl && ! command -v pip && ! touch /opt/ullage/x 2>/dev/null'
+inside sh -c '! command -v curl && ! test -e /opt/ullage/bin/pip && ! touch /opt/ullage/x 2>/dev/null'
 # the twin is well, is loaded by a master and a worker, and the rows are whole
 inside sh -ec '
     ullage twin --port 8431 & twin=$!
