@@ -21,10 +21,11 @@ def of(kind: str, name: str) -> dict[str, Any]:
 
 
 PODS = {name: of("Job", name)["spec"]["template"] for name in ("ullage-master", "ullage-workers")}
+LOOK: dict[str, Any] = yaml.safe_load((FOLDER / "look/pod.yaml").read_text())
 
 
 def containers() -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, pod in PODS.items():
+    for name, pod in {**PODS, "look": LOOK}.items():
         for one in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]:
             yield f"{name}/{one['name']}", one
 
@@ -47,7 +48,8 @@ def test_every_file_is_a_resource_once() -> None:
 def test_every_image_is_the_one_that_is_pinned() -> None:
     (image,) = KUSTOMIZATION["images"]
     assert image["newTag"] != "latest"
-    assert {one["image"] for _, one in containers()} == {image["name"]}
+    assert {one["image"] for name, one in containers() if name != "look/look"} == {image["name"]}
+    assert LOOK["spec"]["containers"][0]["image"] == f"{image['newName']}:{image['newTag']}"
 
 
 @EACH
@@ -66,14 +68,14 @@ def test_a_container_has_whole_processors_of_its_own(container: dict[str, Any]) 
     assert int(resources["limits"]["cpu"]) >= 1
 
 
-@pytest.mark.parametrize("name", PODS)
-def test_a_pod_is_not_root_and_knows_nothing_of_the_cluster(name: str) -> None:
-    spec = PODS[name]["spec"]
+@pytest.mark.parametrize("pod", [*PODS.values(), LOOK], ids=[*PODS, "look"])
+def test_a_pod_is_not_root_and_knows_nothing_of_the_cluster(pod: dict[str, Any]) -> None:
+    spec = pod["spec"]
     context = spec["securityContext"]
     assert context["runAsNonRoot"] is True
     assert context["runAsUser"] == context["fsGroup"] == 10001
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert spec["automountServiceAccountToken"] is False
+    assert spec["automountServiceAccountToken"] is spec["enableServiceLinks"] is False
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
     assert not any("hostPath" in volume for volume in spec["volumes"])
 
@@ -144,7 +146,7 @@ def test_the_api_key_comes_from_a_secret_and_stands_nowhere() -> None:
     assert not any("KEY" in name for name in of("ConfigMap", "ullage-settings")["data"])
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: path.name)
 def test_the_api_knows_every_field(path: Path) -> None:
     """Against the schemas of Kubernetes itself, which do not hold kustomize or the Prometheus operator."""
     validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
