@@ -79,8 +79,8 @@ def test_nothing_secret_is_built_in_and_nothing_fetched_by_address() -> None:
 def test_the_version_is_that_of_the_package() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"ullage=={version} " in DOCKERFILE.read_text()
-    for name in ("compose.yaml", ".env.example", "k8s/kustomization.yaml"):
-        assert version in (DOCKER / name).read_text()
+    for name in ("docker/compose.yaml", "docker/.env.example", "docker/k8s/kustomization.yaml", "Makefile"):
+        assert version in (ROOT / name).read_text()
 
 
 def test_the_context_holds_what_is_copied_and_little_else() -> None:
