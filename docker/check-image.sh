@@ -26,8 +26,9 @@ inside() { timeout 120 buildah "${store[@]}" run --isolation chroot "$image" -- 
 test "$(inside id -u)" = 10001
 inside ullage estimate Qwen3-8B --gpu h100-80gb
 inside sh -c '! command -v curl && ! test -e /opt/ullage/bin/pip && ! touch /opt/ullage/x 2>/dev/null'
-# the twin is well, is loaded by a master and a worker, and the rows are whole
-inside sh -ec '
+# the twin is well, is loaded by a master and a worker, and the rows make a report
+trial='
+    set -e
     ullage twin --port 8431 & twin=$!
     export ULLAGE_HEALTH_URL=http://127.0.0.1:8431/health
     for _ in $(seq 100); do python /opt/ullage/healthcheck.py 2>/dev/null && break; sleep 0.2; done
@@ -41,4 +42,18 @@ inside sh -ec '
     kill -INT $twin; wait $twin || true
     ls runs/*/report.html
     exit $code'
-echo "the image was built, and works as user 10001"
+inside sh -c "$trial"
+
+# once more as compose.yaml has it: a root file system that nobody can write
+timeout 120 unshare --mount --propagation private bash -euc '
+    root=$1
+    mount --bind "$root" "$root"
+    mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+    mount -t tmpfs -o uid=10001,gid=10001 tmpfs "$root/work/runs"
+    mount --rbind /dev "$root/dev"
+    mount -t proc proc "$root/proc"
+    mount -o remount,bind,ro "$root"
+    exec chroot --userspec=10001:10001 "$root" env -i PATH=/opt/ullage/bin:/usr/bin:/bin HOME=/tmp \
+        MPLCONFIGDIR=/tmp/matplotlib PYTHONDONTWRITEBYTECODE=1 sh -c "! touch /work/x 2>/dev/null || exit 1; $2"
+' - "$(buildah "${store[@]}" mount "$image")" "$trial"
+echo "the image was built, and works as user 10001 on a read-only root"
