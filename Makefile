@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
+CONTAINER_TOOL ?= docker
 SCENARIO ?= configs/scenarios/qwen-chat.yaml
 
 SOURCES := $(shell find estimator loadtest tests benchmarks configs dashboards docker docs pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help demo test check lint types layers vllm validate bench fix clean
+.PHONY: help demo test check lint types layers vllm validate bench image image-check fix clean
 
 help:
 	@echo "make demo     predict, load, observe and sign against the simulated server (under 3 minutes)"
@@ -15,6 +16,8 @@ help:
 	@echo "make vllm     the same sign-off against a real vLLM on the CPU (3.4 GB, builds its own venv)"
 	@echo "make validate every load of docs/validation, the twin against that vLLM (15 minutes)"
 	@echo "make bench    the benchmarks; findings go to benchmarks/LOG.md"
+	@echo "make image    the container image, with docker, podman or buildah (CONTAINER_TOOL)"
+	@echo "make image-check  the same without daemon or registry, tried out (root, mmdebstrap and buildah; 10 minutes)"
 	@echo "make fix      format and mend what can be mended by machine"
 
 demo: .venv/installed
@@ -58,6 +61,12 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/twin_speed.py
 	$(BIN)/python benchmarks/metrics_page.py
 	$(BIN)/python benchmarks/rows.py
+
+image:
+	$(CONTAINER_TOOL) build --file docker/Dockerfile --tag ullage:0.1.0 .
+
+image-check:
+	docker/check-image.sh
 
 fix: .venv/installed
 	$(BIN)/ruff format .
