@@ -17,7 +17,7 @@ from estimator.errors import EXIT_UNREACHABLE, PlainError
 from loadtest.access import client_context
 from loadtest.collector.engine_metrics import EngineReading, read_engine_page
 from loadtest.origin import ApiKey, Origin
-from loadtest.workers.reply import plain_text
+from loadtest.workers.reply import told
 
 ANSWER_BYTES_MAX: Final = 16 * 2**20
 ASK_TIMEOUT_S: Final = 10.0
@@ -131,7 +131,7 @@ def _version(origin: Origin, key: ApiKey | None) -> str | None:
         found = json.loads(answer.body).get("version") if answer.status == 200 else None
     except (ValueError, AttributeError):
         return None
-    return plain_text(found[:64]) if isinstance(found, str) else None
+    return told(found, key, 64) if isinstance(found, str) else None
 
 
 def _metrics(origin: Origin, key: ApiKey | None) -> EngineReading | None:
