@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loadtest.scenario import Limits
+from loadtest.sequential.trend import Slope
 
 Series = tuple[tuple[float, float], ...]
 """Points of (seconds since the run's first stage, value)."""
@@ -46,6 +47,8 @@ class Wall:
 
     name: WallName
     evidence: str
+    runner_up: Wall | None = None
+    """The next rule that fits as well, where there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,14 @@ class Quantiles:
     p50_s: float
     p95_s: float
     p99_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstTokens:
+    """Mean time to first token of the same span of time, by the client's clock and by the server's own."""
+
+    client_s: float
+    server_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +126,13 @@ class StageObservation:
     client: ClientHealth
     faults: tuple[str, ...]
     """Why the stage did not hold, one sentence each; empty when it held."""
+    waiting_growth: Slope | None = None
+    """Requests a second by which the queue grew over the window."""
+    prefix_hit_ratio: float | None = None
+    """Share of the prompt tokens looked up in the prefix cache that were found there."""
+    first_tokens: FirstTokens | None = None
+    output_tokens_per_s_error: float | None = None
+    """Standard error of the mean token rate, from batches of the window."""
 
     @property
     def held(self) -> bool:

@@ -16,6 +16,7 @@ from loadtest.records import Sample
 from loadtest.reporter.audit_text import access_doubts
 from loadtest.reporter.cohort import judge_cohort, outcomes_of
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
+from loadtest.reporter.signs import signs
 from loadtest.reporter.stages import (
     allowed_ratio,
     failed,
@@ -140,6 +141,7 @@ def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limi
         little_ratio=cohort.little_ratio,
         client=client_health(rows, [window]),
         faults=_faults(facts, limits),
+        **signs(rows.requests, engine, window),
         **facts,
     )
 
