@@ -29,7 +29,7 @@ def _paint(axes: Axes, waterfall: Waterfall) -> None:
     for row, term in enumerate(waterfall.terms, 1):
         change = float(term.requests)
         colour = ORANGE if term.name == "unexplained" else GREEN if change > 0 else RED
-        _bar(axes, row, level, change, colour, signed(term.requests))
+        _bar(axes, row, level, change, colour, signed(term.requests).replace("-", "\N{MINUS SIGN}"))
         axes.plot([level, level], [row - 1 + BAR / 2, row - BAR / 2], color=GREY, linewidth=0.8)
         level += change
         levels.append(level)

@@ -28,6 +28,7 @@ TermName = Literal[
     "prefix",
     "held",
     "slots",
+    "preemption",
     "scheduler",
     "latency",
     "front_end",
@@ -188,17 +189,17 @@ def _scheduler_step(prediction: Prediction, observation: Observation, level: Fra
     broken, wall = observation.first_broken, observation.wall
     if broken is None or wall.name not in ("kv", "prefill"):
         return
-    edge, least = _edge(broken), Fraction(0)
-    if wall.name == "kv":
-        least = level * prediction.n_guaranteed / Fraction(prediction.n_saturation)
+    if wall.name == "prefill":
+        sentence = "prompts wait for compute while blocks and slots are free"
+        level = min(level, _edge(broken))
+        yield Step(name="scheduler", level=level, figure=wall.evidence, sentence=sentence)
+        return
+    least = level * prediction.n_guaranteed / Fraction(prediction.n_saturation)
     yield Step(
-        name="scheduler",
-        level=min(level, max(edge, least)),
+        name="preemption",
+        level=min(level, max(_edge(broken), least)),
         figure=wall.evidence,
-        sentence={
-            "kv": "requests that are long at the same moment fill the pool before its mean does",
-            "prefill": "prompts wait for compute while blocks and slots are free",
-        }[wall.name],
+        sentence="requests that are long at the same moment fill the pool before its mean does",
     )
 
 

@@ -21,7 +21,8 @@ TITLES: Final[Mapping[TermName, str]] = {
     "prefix": "Prefix sharing",
     "held": "Blocks really held",
     "slots": "Slots",
-    "scheduler": "Scheduler, preemption",
+    "preemption": "Preemption",
+    "scheduler": "Scheduler, prefill",
     "latency": "Latency limits",
     "front_end": "Front end, network",
     "admission": "Refused at the door",
@@ -30,16 +31,17 @@ TITLES: Final[Mapping[TermName, str]] = {
     "unexplained": "Unexplained",
 }
 SHORT: Final[Mapping[TermName, str]] = {
-    "life": "requests are rarely at their longest together",
+    "life": "requests rarely at their longest together",
     "prefix": "shared prefixes",
-    "held": "requests held other than planned",
+    "held": "held otherwise than planned",
     "slots": "max_num_seqs",
-    "scheduler": "preemption or prefill",
+    "preemption": "preemption",
+    "scheduler": "prompts waiting for compute",
     "latency": "a latency limit",
     "front_end": "waiting in front of the engine",
     "admission": "requests refused",
     "client": "the load generator",
-    "not_tried": "nothing between was tried",
+    "not_tried": "between two loads",
     "unexplained": "unexplained",
 }
 """Terms between the guarantee and the observed limit, as the Gap line names them."""
