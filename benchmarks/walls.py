@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from known_walls import CAUSES, known_wall
+from known_walls import CAUSES, known_wall  # noqa: E402
 
 
 def main() -> int:

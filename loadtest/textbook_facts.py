@@ -19,8 +19,10 @@ class TextbookFacts:
     overhead_bytes: int
     growing_bytes: int
     """KV cache with attention heads and activations of one request at max_model_len."""
+    usable_blocks: int
+    """KV blocks that the ledger leaves."""
     block_bytes: int
-    """One KV block id, as the engine stores it."""
+    """One of them, as the engine stores it."""
     taken_bytes: Mapping[str, int]
     """The ledger's likely lines beside the KV cache, by name."""
 

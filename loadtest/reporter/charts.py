@@ -95,7 +95,7 @@ def _concurrency(axes: Axes, verdict: Verdict) -> None:
     stages, prediction = verdict.observation.stages, verdict.prediction
     at = range(len(stages))
     bars: tuple[tuple[str, str, Callable[[StageObservation], float | None]], ...] = (
-        ("users set", GREY, lambda stage: float(stage.users)),
+        ("users set", GREY, lambda stage: float(stage.users_set) if stage.rate_per_s is None else None),
         ("in flight", BLUE, lambda stage: stage.in_flight_mean),
         ("running", GREEN, lambda stage: stage.running_mean),
         ("waiting", ORANGE, lambda stage: stage.waiting_mean),

@@ -92,6 +92,8 @@ class StageObservation:
     users: int
     """Parallel requests of this level: the users that were set, or the mean in flight where those pause or
     requests come at a rate."""
+    users_set: int
+    """Users that were asked for; of an open loop, how many could be in flight."""
     rate_per_s: float | None = None
     window_s: float
     in_flight_mean: float

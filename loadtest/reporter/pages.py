@@ -57,7 +57,7 @@ WALL_TEXT: Final = {
     "plateau": "Throughput stopped growing",
 }
 COLUMNS: Final = (
-    "users", "in flight", "running", "waiting", "KV max", "preempted", "requests", "failed",
+    "set", "in flight", "running", "waiting", "KV max", "preempted", "requests", "failed",
     "TTFT p95", "TPOT p95", "tokens/s", "held?",
 )  # fmt: skip
 
@@ -201,7 +201,7 @@ def _proof(verdict: Verdict) -> str:
 def _row(stage: StageObservation, *, is_limit: bool) -> Row:
     return Row(
         cells=(
-            str(stage.users),
+            str(stage.users_set) if stage.rate_per_s is None else f"{stage.rate_per_s:g}/s",
             f"{stage.in_flight_mean:.1f}",
             _shown(stage.running_mean, "{:.1f}"),
             _shown(stage.waiting_mean, "{:.1f}"),

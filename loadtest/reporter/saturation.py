@@ -123,6 +123,7 @@ def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limi
     return StageObservation(
         index=window.index,
         label=window.label,
+        users_set=window.users,
         rate_per_s=window.rate_per_s,
         window_s=window.window_s,
         running_mean=fmean(running) if running else None,

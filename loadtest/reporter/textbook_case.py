@@ -54,6 +54,7 @@ def textbook_facts(answer: Estimate) -> TextbookFacts:
         weights_bytes=memory.weights_bytes,
         overhead_bytes=memory.overhead_bytes,
         growing_bytes=memory.growing_bytes,
+        usable_blocks=answer.pool.usable_blocks,
         block_bytes=engine.tp * sum(budget.bytes_per_block),
         taken_bytes=taken_bytes,
     )

@@ -13,6 +13,7 @@ from loadtest.reporter.waterfall_text import START, TITLES, signed
 ROW_INCHES: Final = 0.3
 BAR: Final = 0.62
 GAP_POINTS: Final = 5
+SPECIAL: Final = {"not_tried": GREY, "unexplained": ORANGE}
 
 
 def draw_waterfall(waterfall: Waterfall) -> str:
@@ -28,7 +29,7 @@ def _paint(axes: Axes, waterfall: Waterfall) -> None:
     _bar(axes, 0, 0.0, level, GREY, f"{level:,.1f}")
     for row, term in enumerate(waterfall.terms, 1):
         change = float(term.requests)
-        colour = ORANGE if term.name == "unexplained" else GREEN if change > 0 else RED
+        colour = SPECIAL.get(term.name) or (GREEN if change > 0 else RED)
         _bar(axes, row, level, change, colour, signed(term.requests).replace("-", "\N{MINUS SIGN}"))
         axes.plot([level, level], [row - 1 + BAR / 2, row - BAR / 2], color=GREY, linewidth=0.8)
         level += change

@@ -21,6 +21,7 @@ SHARES: Final = 24
 TermName = Literal[
     "unit",
     "memory",
+    "pool",
     "stored",
     "blocks",
     "longest",
@@ -71,18 +72,18 @@ def textbook_steps(facts: TextbookFacts, prediction: Prediction, at_max: Fractio
     yield Step(
         name="unit",
         level=Fraction(int(free_mixed * 1024 / each_mixed)),
-        figure=f"{float(free_mixed):,.1f} x 1024 / {float(each_mixed):,.0f}, at {prediction.max_model_len:,} "
-        "tokens",
+        figure=f"floor({float(free_mixed):,.1f} x 1024 / {float(each_mixed):,.0f}), every request at "
+        f"max_model_len {prediction.max_model_len:,}",
         sentence="",
     )
     yield Step(
         name="unit",
         level=Fraction(facts.free_bytes, facts.growing_bytes),
         figure=f"{facts.free_bytes / GIB:,.2f} GiB / {facts.growing_bytes / GIB:,.3f} GiB",
-        sentence="weights come in GB (10**9) and GPUs in GiB (2**30): bytes divided by bytes, not rounded",
+        sentence="weights come in GB and GPUs in GiB: here bytes are divided by bytes, not rounded",
     )
     pool = prediction.pool
-    kv_bytes = pool.usable_blocks * facts.block_bytes
+    kv_bytes = facts.usable_blocks * facts.block_bytes
     taken = ", ".join(f"{name} {size / GIB:,.1f}" for name, size in facts.taken_bytes.items() if size)
     yield Step(
         name="memory",
@@ -90,14 +91,23 @@ def textbook_steps(facts: TextbookFacts, prediction: Prediction, at_max: Fractio
         figure=f"{kv_bytes / GIB:,.2f} GiB for the KV cache",
         sentence=f"the engine's own ledger instead of weights and {_percent(facts)} (GiB: {taken})",
     )
+    if pool.usable_blocks != facts.usable_blocks:
+        kv_bytes = pool.usable_blocks * facts.block_bytes
+        yield Step(
+            name="pool",
+            level=Fraction(kv_bytes, facts.growing_bytes),
+            figure=f"{pool.usable_blocks:,} blocks, {facts.usable_blocks:,} computed",
+            sentence="what the server itself has, where the ledger was off",
+        )
     tables = pool.tables
     if len(tables) == 1 and tables[0].kind == "full":
         token_bytes = Fraction(facts.block_bytes, tables[0].block_size)
+        textbook_bytes = Fraction(facts.growing_bytes, prediction.max_model_len)
         yield Step(
             name="stored",
             level=kv_bytes / token_bytes / prediction.max_model_len,
-            figure=f"{float(token_bytes) / 1024:,.1f} KiB a token, not "
-            f"{facts.growing_bytes / prediction.max_model_len / 1024:,.1f}",
+            figure=f"{float(token_bytes) / 1024:,.1f} KiB a token, {float(textbook_bytes) / 1024:,.1f} in "
+            "textbooks",
             sentence="the cache keeps KV heads, not attention heads, and activations do not grow",
         )
     yield Step(
@@ -226,7 +236,9 @@ def _wall_step(_: Prediction, observation: Observation, level: Fraction) -> Iter
     if broken is None or wall.name not in _WALL_TERMS:
         return
     name, sentence = _WALL_TERMS[wall.name]
-    yield Step(name=name, level=min(level, _edge(broken)), figure=wall.evidence, sentence=sentence)
+    # what waits in front of the engine is its limit, so there users are what is counted
+    edge = Fraction(broken.users) if wall.name == "network" else _edge(broken)
+    yield Step(name=name, level=min(level, edge), figure=wall.evidence, sentence=sentence)
 
 
 def _outside_step(_: Prediction, observation: Observation, level: Fraction) -> Iterator[Step]:
@@ -238,7 +250,7 @@ def _outside_step(_: Prediction, observation: Observation, level: Fraction) -> I
         yield Step(name="client", level=min(level, most), figure=wall.evidence, sentence=sentence)
         return
     stage = broken or max(observation.stages, key=lambda stage: stage.users)
-    if stage.client.parked_ratio is None:
+    if stage.client.parked_ratio is None or wall.name == "network":
         return
     outside = _outside_ratio(stage)
     yield Step(

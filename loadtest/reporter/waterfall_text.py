@@ -14,6 +14,7 @@ from loadtest.reporter.waterfall_steps import TermName
 TITLES: Final[Mapping[TermName, str]] = {
     "unit": "Unit and rounding",
     "memory": "Weights, activations, graphs",
+    "pool": "The server's own pool",
     "stored": "What a token stores",
     "blocks": "Blocks and grouping",
     "longest": "Longest request",

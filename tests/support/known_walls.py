@@ -18,7 +18,7 @@ from loadtest.reporter.saturation import observe
 from loadtest.scenario import Limits
 
 BLOCK = 16
-LEVELS = (0.5, 0.75, 1.0, 1.5, 2.0)
+LEVELS = (0.5, 0.75, 1.0, 1.5)
 """Of the number that the wall stands at."""
 
 
@@ -126,7 +126,7 @@ def _network(rng: random.Random, seed: int) -> KnownWall:
     """A front end that cannot write as fast as the engine makes tokens."""
     n = rng.randint(16, 40)
     known = _roomy(rng, seed, n)
-    front_end = FrontEndCost(request_s=0.01, request_cpu_s=0.3 + 0.2 * rng.random(), chunk_s=1e-3)
+    front_end = FrontEndCost(request_s=0.01, request_cpu_s=(4.0 + rng.random()) / n, chunk_s=5e-4)
     return replace(_run(known, cost=replace(known.run.cost, front_end=front_end)), limits=Limits(ttft_s=1.0))
 
 
