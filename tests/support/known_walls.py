@@ -61,7 +61,7 @@ def _roomy(rng: random.Random, seed: int, n: int) -> KnownWall:
                 step=StepCost(
                     fixed_s=0.005,
                     compute_s_per_token=1e-5 * (1 + rng.random()),
-                    weights_s=0.015,
+                    weights_s=0.03,
                     context_s_per_token=1e-7,
                     sequence_s=2e-5,
                 )
@@ -88,13 +88,13 @@ def _step(known: KnownWall, **costs: float) -> KnownWall:
 
 
 def _kv(rng: random.Random, seed: int) -> KnownWall:
-    n = rng.randint(16, 40)
+    n = rng.randint(10, 24)
     known = _roomy(rng, seed, n)
     return _engine(known, num_gpu_blocks=n * (known.run.workload.longest_tokens // BLOCK + 1) * 3 // 4)
 
 
 def _slots(rng: random.Random, seed: int) -> KnownWall:
-    n = rng.randint(16, 40)
+    n = rng.randint(10, 24)
     return _engine(_roomy(rng, seed, n), max_num_seqs=n)
 
 
@@ -103,35 +103,37 @@ def _prefill(rng: random.Random, seed: int) -> KnownWall:
     known = _roomy(rng, seed, rng.randint(6, 12))
     lengths = Workload(input_tokens=_around(rng.randint(3000, 4000)), output_tokens=_around(20))
     known = _engine(known, num_gpu_blocks=40_000, max_num_batched_tokens=2048, max_model_len=7000)
-    return replace(_step(_run(known, workload=lengths), compute_s_per_token=1e-4), limits=Limits(e2e_s=60.0))
+    known = _step(_run(known, workload=lengths, users=(3, 6, 12, 24)), compute_s_per_token=1e-4)
+    return replace(known, limits=Limits(e2e_s=60.0))
 
 
 def _slo(rng: random.Random, seed: int) -> KnownWall:
     """Every sequence of a step costs time, and the limit on TPOT is what n of them take."""
-    n = rng.randint(16, 40)
+    n = rng.randint(10, 24)
     known = _step(_roomy(rng, seed, n), sequence_s=1e-3)
-    return replace(known, limits=Limits(ttft_s=5.0, tpot_s=0.022 + 1.1e-3 * n))
+    return replace(known, limits=Limits(ttft_s=5.0, tpot_s=0.037 + 1.1e-3 * n))
 
 
 def _plateau(rng: random.Random, seed: int) -> KnownWall:
     """The same without a limit that could break: more users only wait longer for each token."""
-    n = rng.randint(24, 40)
-    return replace(
-        _step(_roomy(rng, seed, n), fixed_s=1e-4, weights_s=1e-3, sequence_s=2e-3, compute_s_per_token=1e-6),
-        limits=Limits(e2e_s=600.0),
+    n = rng.randint(16, 24)
+    known = _step(
+        _roomy(rng, seed, n), fixed_s=1e-4, weights_s=1e-3, sequence_s=2e-3, compute_s_per_token=1e-6
     )
+    lengths = replace(known.run.workload, output_tokens=_around(40))
+    return replace(_run(known, workload=lengths), limits=Limits(e2e_s=600.0))
 
 
 def _network(rng: random.Random, seed: int) -> KnownWall:
     """A front end that cannot write as fast as the engine makes tokens."""
-    n = rng.randint(16, 40)
+    n = rng.randint(10, 24)
     known = _roomy(rng, seed, n)
     front_end = FrontEndCost(request_s=0.01, request_cpu_s=(4.0 + rng.random()) / n, chunk_s=5e-4)
     return replace(_run(known, cost=replace(known.run.cost, front_end=front_end)), limits=Limits(ttft_s=1.0))
 
 
 def _admission(rng: random.Random, seed: int) -> KnownWall:
-    n = rng.randint(16, 40)
+    n = rng.randint(10, 24)
     return _run(_roomy(rng, seed, n), client=Client(admits=n))
 
 

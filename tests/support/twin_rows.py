@@ -21,7 +21,7 @@ from loadtest.results import RunRows
 from loadtest.row_file import Damage
 
 SECOND_NS = 1_000_000_000
-STAGE_S = 40.0
+STAGE_S = 30.0
 SETTLE_S = 10.0
 
 
