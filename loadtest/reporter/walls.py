@@ -24,6 +24,8 @@ SLOTS_FULL_RATIO: Final = 0.98
 PARKED_RATIO: Final = 0.10
 OUTSIDE_S: Final = 0.050
 """Of the mean time to first token, beyond what the way takes at a lower load."""
+WAY_MAX_S: Final = 0.300
+"""No way to a server and back takes longer: what does is waiting, at however low a load."""
 NOTABLE_RATIO: Final = 0.05
 PLATEAU_SLOPE: Final = 0.1
 ONE_SIDED_95: Final = 1.645
@@ -182,7 +184,8 @@ def _outside_s(stage: StageObservation) -> float:
 def _usual_outside_s(stages: Sequence[StageObservation], broken: StageObservation) -> float:
     """The least of the stages below: the way to the server and back, whatever the load."""
     below = [stage for stage in stages if stage.users < broken.users and stage.held and stage.first_tokens]
-    return max(0.0, min((_outside_s(stage) for stage in below), default=0.0))
+    usual_s = min((_outside_s(stage) for stage in below), default=0.0)
+    return min(max(0.0, usual_s), WAY_MAX_S)
 
 
 def _engine_walls(broken: StageObservation, slots: int | None) -> Iterator[Wall]:

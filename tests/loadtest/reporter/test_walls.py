@@ -69,6 +69,8 @@ def test_a_long_way_to_the_server_is_no_wall() -> None:
     far = FirstTokens(client_s=0.25, server_s=0.05)
     assert wall_of(stage(first_tokens=far), calm(first_tokens=far)).name == "slo"
     assert wall_of(stage(first_tokens=far)).name == "network"  # nothing lower to compare it with
+    starved = FirstTokens(client_s=0.55, server_s=0.05)  # no way is that long
+    assert wall_of(stage(first_tokens=starved), calm(first_tokens=starved)).name == "network"
 
 
 def test_first_tokens_that_wait_in_the_engine_are_not_in_front_of_it() -> None:
