@@ -21,6 +21,7 @@ from loadtest.origin import Origin, parse_origin
 from loadtest.records import Row, StreamCounts
 from loadtest.row_file import Damage, RowWriter, is_locked, read_rows
 from loadtest.segments import SEALED_SUFFIX, SegmentWriter, next_path
+from loadtest.textbook_facts import TextbookFacts
 
 FORMAT: Final = 1
 RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -71,6 +72,8 @@ class Manifest:
     users_cap: int = USERS_CAP
     audit: tuple[Check, ...] = ()
     """What the audit before the load found; empty when it was left out."""
+    textbook: TextbookFacts | None = None
+    """What the textbook and the ledger said; None where no model and GPU were named."""
 
     @property
     def origin(self) -> Origin:

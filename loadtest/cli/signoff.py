@@ -54,11 +54,13 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
     model, gpu = options["model_config"], options["gpu"]
     if (model is None) != (gpu is None):
         raise SpecError("give both --model-config and --gpu to predict from them, or neither")
-    estimate = None
+    estimate = textbook = None
     if model is not None:
         from loadtest.cli.answers import estimate_from
+        from loadtest.reporter.textbook_case import textbook_facts
 
         estimate = estimate_from(model, options, scenario.workload)
+        textbook = textbook_facts(estimate)
     slots = options["max_num_seqs"]
     return SignoffRequest(
         scenario=scenario,
@@ -68,6 +70,7 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
         max_num_seqs=slots or (None if estimate is None else estimate.budget.limits.max_num_seqs),
         max_model_len=single(options)["max_model_len"],
         pool=None if estimate is None else estimate.pool,
+        textbook=textbook,
         processes=options["processes"],
         runs_root=options["runs_root"],
         access=access_from(options),

@@ -29,6 +29,7 @@ from loadtest.conductor.tokenizer import Tokenizer
 from loadtest.origin import ApiKey, Origin, read_api_key
 from loadtest.run_folder import Manifest, PlannedStage, RunFolder, RunFolderError
 from loadtest.scenario import Scenario, parse_scenario, scenario_body
+from loadtest.textbook_facts import TextbookFacts
 
 
 class PreflightError(PlainError):
@@ -55,6 +56,7 @@ class RunRequest:
     max_num_seqs: int | None = None
     max_model_len: int | None = None
     pool: KvPool | None = None
+    textbook: TextbookFacts | None = None
     users_max: int | None = None
     """Set when a person gave the number of users: the stages of the scenario are not used."""
     processes: int = 1
@@ -221,6 +223,7 @@ def _open_folder(plan: PlannedRun, checks: tuple[Check, ...]) -> PreparedRun:
         access=request.origin.access,
         users_cap=request.users_cap,
         audit=checks,
+        textbook=request.textbook,
     )
     folder.write_manifest(manifest)
     if prediction is not None:

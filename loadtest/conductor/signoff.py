@@ -27,6 +27,7 @@ from loadtest.records import Event
 from loadtest.row_file import Damage, read_rows
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
+from loadtest.textbook_facts import TextbookFacts
 
 LOCUSTFILES: Final = {"vllm": "qwen.py", "lmdeploy": "qwen_lmdeploy.py"}
 POLL_S: Final = 0.5
@@ -44,6 +45,8 @@ class SignoffRequest:
     max_model_len: int | None
     pool: KvPool | None
     """Computed from model and GPU, when a person named them."""
+    textbook: TextbookFacts | None = None
+    """What the textbook says of the two."""
     processes: int
     runs_root: Path
     access: Access = field(default_factory=Access)
@@ -87,6 +90,7 @@ def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[
             max_num_seqs=slots,
             max_model_len=request.max_model_len,
             pool=request.pool,
+            textbook=request.textbook,
             processes=request.processes,
             users_cap=request.users_cap,
             allow_public_host=request.allow_public_host,

@@ -47,19 +47,25 @@ def draw_charts(verdict: Verdict) -> dict[str, str]:
     observation = verdict.observation
     if not observation.stages:
         return {}
-    charts = {"concurrency": _svg("concurrency", lambda axes: _concurrency(axes, verdict))}
+    charts = {"concurrency": inline_svg("concurrency", lambda axes: _concurrency(axes, verdict))}
     if observation.kv_usage:
-        charts["kv"] = _svg("kv", lambda axes: _kv(axes, verdict))
+        charts["kv"] = inline_svg("kv", lambda axes: _kv(axes, verdict))
     if observation.running:
-        charts["queues"] = _svg("queues", lambda axes: _queues(axes, observation))
+        charts["queues"] = inline_svg("queues", lambda axes: _queues(axes, observation))
     if any(stage.ttft for stage in observation.stages):
-        charts["latency"] = _svg("latency", lambda axes: _latency(axes, observation), panels=2)
+        charts["latency"] = inline_svg("latency", lambda axes: _latency(axes, observation), panels=2)
     return charts
 
 
-def _svg(name: str, paint: Callable[[Any], None], panels: int = 1) -> str:
+def inline_svg(
+    name: str,
+    paint: Callable[[Any], None],
+    panels: int = 1,
+    size_inches: tuple[float, float] = SIZE_INCHES,
+) -> str:
+    """What `paint` draws on the axes, as SVG to stand in a page: its ids and captions begin with `name`."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        figure = Figure(figsize=size_inches, layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_alpha(0.0)
         axes = figure.subplots(1, panels)
@@ -89,7 +95,7 @@ def _concurrency(axes: Axes, verdict: Verdict) -> None:
     stages, prediction = verdict.observation.stages, verdict.prediction
     at = range(len(stages))
     bars: tuple[tuple[str, str, Callable[[StageObservation], float | None]], ...] = (
-        ("users set", GREY, lambda stage: float(stage.users)),
+        ("users set", GREY, lambda stage: float(stage.users_set) if stage.rate_per_s is None else None),
         ("in flight", BLUE, lambda stage: stage.in_flight_mean),
         ("running", GREEN, lambda stage: stage.running_mean),
         ("waiting", ORANGE, lambda stage: stage.waiting_mean),

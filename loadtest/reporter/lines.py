@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from loadtest.reporter.attribution import explain_gap
 from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.observation import ClientHealth, Observation
 from loadtest.reporter.plain import one_line
 from loadtest.reporter.verdict import Verdict
+from loadtest.reporter.waterfall_text import explain_gap
 
 
 def five_lines(verdict: Verdict, report_path: str) -> list[str]:
@@ -40,7 +40,8 @@ def observed(observation: Observation) -> str:
         return "nothing: no stage lasted beyond its settling time"
     held = f"{observation.n_max} held" if observation.n_max else "no stage held"
     if broken is None:
-        return f"{held}   (no wall: {observation.wall.evidence})"
+        wall = "no wall:" if observation.wall.name == "none" else f"wall: {observation.wall.name};"
+        return f"{held}   ({wall} {observation.wall.evidence})"
     verb = "preempts" if broken.preemptions else "does not hold"
     odd = "" if observation.is_monotone else "; a higher stage held again"
     return (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loadtest.scenario import Limits
+from loadtest.sequential.trend import Slope
 
 Series = tuple[tuple[float, float], ...]
 """Points of (seconds since the run's first stage, value)."""
@@ -46,6 +47,8 @@ class Wall:
 
     name: WallName
     evidence: str
+    runner_up: Wall | None = None
+    """The next rule that fits as well, where there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,14 @@ class Quantiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FirstTokens:
+    """Mean time to first token of the same span of time, by the client's clock and by the server's own."""
+
+    client_s: float
+    server_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageObservation:
     """One stage as client and server saw it. None: the server did not show it. Concurrencies are requests."""
 
@@ -83,6 +94,8 @@ class StageObservation:
     users: int
     """Parallel requests of this level: the users that were set, or the mean in flight where those pause or
     requests come at a rate."""
+    users_set: int
+    """Users that were asked for; of an open loop, how many could be in flight."""
     rate_per_s: float | None = None
     window_s: float
     in_flight_mean: float
@@ -117,6 +130,13 @@ class StageObservation:
     client: ClientHealth
     faults: tuple[str, ...]
     """Why the stage did not hold, one sentence each; empty when it held."""
+    waiting_growth: Slope | None = None
+    """Requests a second by which the queue grew over the window."""
+    prefix_hit_ratio: float | None = None
+    """Share of the prompt tokens looked up in the prefix cache that were found there."""
+    first_tokens: FirstTokens | None = None
+    output_tokens_per_s_error: float | None = None
+    """Standard error of the mean token rate, from batches of the window."""
 
     @property
     def held(self) -> bool:

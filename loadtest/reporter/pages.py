@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import jinja2
 
-from loadtest.reporter.attribution import held_check
+from loadtest.reporter.attribution import held_sentences
 from loadtest.reporter.audit_text import audit_facts
 from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.charts import draw_charts
@@ -19,6 +19,9 @@ from loadtest.reporter.plain import markdown_cell, one_line
 from loadtest.reporter.stages import failed
 from loadtest.reporter.verdict import Verdict
 from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S, PARKED_RATIO, SEND_LATENESS_S
+from loadtest.reporter.waterfall import waterfall_of
+from loadtest.reporter.waterfall_chart import draw_waterfall
+from loadtest.reporter.waterfall_text import waterfall_dict, waterfall_rows
 from loadtest.run_folder import Manifest
 
 SCHEMA_VERSION: Final = 1
@@ -54,7 +57,7 @@ WALL_TEXT: Final = {
     "plateau": "Throughput stopped growing",
 }
 COLUMNS: Final = (
-    "users", "in flight", "running", "waiting", "KV max", "preempted", "requests", "failed",
+    "set", "in flight", "running", "waiting", "KV max", "preempted", "requests", "failed",
     "TTFT p95", "TPOT p95", "tokens/s", "held?",
 )  # fmt: skip
 
@@ -109,6 +112,7 @@ def json_page(verdict: Verdict, manifest: Manifest) -> str:
             body[field.name] = getattr(verdict, field.name)
     body["evidence"] = dataclasses.asdict(verdict.evidence)
     body["prediction"] = None if verdict.prediction is None else dataclasses.asdict(verdict.prediction)
+    body["waterfall"] = waterfall_dict(waterfall_of(verdict, manifest.textbook))
     body["observation"] = observation
     return json.dumps(body, indent=2, ensure_ascii=True) + "\n"
 
@@ -126,8 +130,9 @@ def _environment(*, autoescape: bool) -> jinja2.Environment:
 
 
 def _page(verdict: Verdict, manifest: Manifest, run_path: str, *, with_charts: bool) -> dict[str, Any]:
-    observation = verdict.observation
+    observation, runner_up = verdict.observation, verdict.observation.wall.runner_up
     charts = draw_charts(verdict) if with_charts else {}
+    waterfall = waterfall_of(verdict, manifest.textbook)
     return {
         "status": verdict.status,
         "number": str(verdict.n_safe) if verdict.status in ("PASS", "INCONCLUSIVE") else "\N{EN DASH}",
@@ -147,7 +152,10 @@ def _page(verdict: Verdict, manifest: Manifest, run_path: str, *, with_charts: b
         "wall": WALL_TEXT[observation.wall.name],
         "wall_name": observation.wall.name,
         "wall_evidence": one_line(observation.wall.evidence),
-        "attribution": _attribution(verdict),
+        "runner_up": None if runner_up is None else one_line(f"{runner_up.name}; {runner_up.evidence}"),
+        "attribution": held_sentences(verdict.prediction, observation),
+        "waterfall": [] if waterfall is None else waterfall_rows(waterfall),
+        "waterfall_svg": draw_waterfall(waterfall) if waterfall is not None and with_charts else "",
         "unknowns": [one_line(unknown) for unknown in observation.unknowns],
         "columns": COLUMNS,
         "rows": [_row(stage, is_limit=stage.users == observation.n_max) for stage in observation.stages],
@@ -190,22 +198,10 @@ def _proof(verdict: Verdict) -> str:
     )
 
 
-def _attribution(verdict: Verdict) -> list[str]:
-    check = held_check(verdict.prediction, verdict.observation)
-    if check is None:
-        return []
-    return [
-        f"At {check.users} users {check.observed_running:.1f} requests ran on average, where "
-        f"{check.predicted_running:.1f} were predicted.",
-        f"A running request held {check.observed_blocks:.1f} blocks on average; the prediction for these "
-        f"lengths is {check.predicted_blocks:.1f}.",
-    ]
-
-
 def _row(stage: StageObservation, *, is_limit: bool) -> Row:
     return Row(
         cells=(
-            str(stage.users),
+            str(stage.users_set) if stage.rate_per_s is None else f"{stage.rate_per_s:g}/s",
             f"{stage.in_flight_mean:.1f}",
             _shown(stage.running_mean, "{:.1f}"),
             _shown(stage.waiting_mean, "{:.1f}"),

@@ -17,6 +17,7 @@ from loadtest.reporter.audit_text import access_doubts
 from loadtest.reporter.cache_audit import cache_doubts
 from loadtest.reporter.cohort import judge_cohort, outcomes_of
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
+from loadtest.reporter.signs import signs
 from loadtest.reporter.stages import (
     allowed_ratio,
     failed,
@@ -125,6 +126,7 @@ def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limi
     return StageObservation(
         index=window.index,
         label=window.label,
+        users_set=window.users,
         rate_per_s=window.rate_per_s,
         window_s=window.window_s,
         running_mean=fmean(running) if running else None,
@@ -143,6 +145,7 @@ def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limi
         little_ratio=cohort.little_ratio,
         client=client_health(rows, [window]),
         faults=_faults(facts, limits),
+        **signs(rows.requests, engine, window),
         **facts,
     )
 

@@ -73,9 +73,9 @@ def test_a_run_without_a_number_shows_none() -> None:
     assert last.startswith("SIGN-OFF    no number    FAIL    r")
 
 
-def test_the_page_has_four_charts_and_needs_nothing_from_anywhere(page: str) -> None:
+def test_the_page_has_five_charts_and_needs_nothing_from_anywhere(page: str) -> None:
     tags = tags_of(page)
-    assert tags.names.count("svg") == 4
+    assert tags.names.count("svg") == 5
     assert not {"script", "img", "iframe", "link", "object", "embed", "form"} & set(tags.names)
     assert all(address.startswith("#") for address in tags.addresses)
     assert "default-src 'none'" in page
