@@ -45,7 +45,10 @@ def add_capacity_tab(web_ui: WebUI, standing: Standing, base_path: str | None) -
     def with_capacity(response: Response) -> Response:
         if request.endpoint != "locust.request_stats" or not response.is_json:
             return response
-        rows = [dict(zip((key for key, _ in COLUMNS), row, strict=True)) for row in capacity_rows(standing)]
+        rows = [
+            {"what": _unbroken(what), "figure": _unbroken(figure), "evidence": why}
+            for what, figure, why in capacity_rows(standing)
+        ]
         told: dict[str, Any] = json.loads(response.get_data())
         told["extended_stats"] = [{"key": KEY, "data": rows}]
         # a new one: Locust keeps its own for the next who asks
@@ -55,6 +58,11 @@ def add_capacity_tab(web_ui: WebUI, standing: Standing, base_path: str | None) -
         pages.add_url_rule(f"/{name}", view_func=web_ui.auth_required_if_enabled(page))
     app.register_blueprint(pages)
     app.after_request(with_capacity)
+
+
+def _unbroken(text: str) -> str:
+    """Stays on one line in a narrow column."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _csv(name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:

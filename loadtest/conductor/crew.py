@@ -54,7 +54,7 @@ class Crew:
         self._stage_data: dict[str, Any] | None = None
         runner.register_message(CLOSED, self._closed)
         self._news: dict[int, News] = {}
-        self._limits = Limits()
+        self._run_id, self._limits = "", Limits()
         runner.register_message(GIVE_UP, self._gave_up)
         runner.register_message(NEWS, self._told)
 
@@ -71,7 +71,7 @@ class Crew:
         self._numbers = {client_id: number for number, client_id in enumerate(present)}
         self._stage_data = None
         self._news = {}
-        self._limits = run.scenario.limits
+        self._run_id, self._limits = run.manifest.run_id, run.scenario.limits
         self._open_data = {
             "folder": str(run.folder.root.resolve()),
             "workers": len(present),
@@ -121,7 +121,8 @@ class Crew:
 
     def _told(self, msg: Any, **_: Any) -> None:
         news = news_of(msg.data, self._limits)
-        self._news[news.worker] = news
+        if news.run_id == self._run_id:  # a worker may be slow to end an earlier one
+            self._news[news.worker] = news
 
     def _gave_up(self, msg: Any, **_: Any) -> None:
         self._give_up(GaveUp(str(msg.data["sentence"]), int(msg.data["exit_code"])))

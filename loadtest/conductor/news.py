@@ -15,6 +15,7 @@ from loadtest.scenario import Limits
 class News:
     """`signals` are those of the process's last client sample; none before its first."""
 
+    run_id: str
     worker: int
     signals: Mapping[str, float]
     counts: LiveCounts
@@ -27,7 +28,7 @@ def news_of(message: Mapping[str, Any], limits: Limits) -> News:
     if unknown := counts.outcomes.keys() - set(get_args(Outcome)):
         raise ValueError(f"no outcome: {sorted(unknown)}")
     signals = {str(name): float(value) for name, value in message["signals"].items() if name in SIGNALS}
-    return News(worker=int(message["worker"]), signals=signals, counts=counts)
+    return News(run_id=str(message["run_id"]), worker=int(message["worker"]), signals=signals, counts=counts)
 
 
 def added_up(news: Iterable[News], limits: Limits) -> LiveCounts:

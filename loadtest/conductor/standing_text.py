@@ -9,7 +9,8 @@ from loadtest.conductor.holding import evidence, faults
 from loadtest.conductor.so_far import Level, mean_s, signals_added
 from loadtest.conductor.standing import Standing, predicted_kv_ratio, predicted_limit
 from loadtest.live_counts import LiveCounts, Timing
-from loadtest.reporter.lines import observed, of_prediction
+from loadtest.reporter.buffer import BUFFER_RATIO
+from loadtest.reporter.lines import client, observed, of_prediction
 from loadtest.reporter.plain import one_line
 from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S
 from loadtest.scenario import Limits
@@ -18,6 +19,7 @@ Row = tuple[str, str, str]
 """What, the figure, what it stands on."""
 NOT_SEEN: Final = "not seen"
 METER_MARKS: Final = 10
+MARKS: Final = {True: "✓", False: "✗"}
 LEVEL_COLUMNS: Final = (
     "stage", "label", "users", "judged_s", "requests", "succeeded", "good", "ttft_mean_s", "tpot_mean_s",
     "e2e_mean_s", "kv_max_ratio", "preemptions", "faults",
@@ -26,12 +28,12 @@ TIMES: Final[tuple[tuple[Timing, str], ...]] = (("ttft", "TTFT"), ("tpot", "TPOT
 
 
 def capacity_rows(standing: Standing) -> list[Row]:
-    """One row before the first run; of a run that ended, how it ended."""
+    """One row before the first run. While a run goes on, how it stands; then its verdict."""
     if standing.run is None:
-        return [("Verdict", "no run yet", "start one: its prediction and levels appear here")]
+        return [("Verdict", "no run yet", "start one: its prediction and its levels appear here")]
     standing.look()
-    rows = [_verdict(standing), *_forecast(standing), *_load(standing), *_server(standing)]
-    rows += [*_latencies(standing), _generator(standing), *_levels(standing), _run(standing)]
+    now = _judged(standing) if standing.verdict is not None else _going_on(standing)
+    rows = [*now, *_levels(standing), _requests(standing), _run(standing)]
     return [(what, one_line(figure), one_line(why)) for what, figure, why in rows]
 
 
@@ -57,24 +59,42 @@ def level_rows(standing: Standing) -> Iterator[tuple[object, ...]]:
         )
 
 
-def _verdict(standing: Standing) -> Row:
-    """The report's once the run has ended; until then, whether the levels so far hold."""
+def _judged(standing: Standing) -> Iterator[Row]:
+    """The report's figures, made of the rows."""
     verdict = standing.verdict
-    if verdict is not None:
-        is_signed = verdict.status not in ("VOID", "FAIL")
-        number = f"{verdict.n_safe} parallel requests" if is_signed else "no number"
-        why = f"{verdict.reason}; observed: {observed(verdict.observation)}"
-        return ("Verdict", f"{verdict.status}: {number}", why)
+    assert verdict is not None
+    is_signed = verdict.status == "PASS"
+    yield "Verdict", f"{MARKS[is_signed]} {verdict.status}", verdict.reason
+    limits = {"KV cache": verdict.n_kv, "slots": verdict.n_slots, "SLO": verdict.n_slo, "held": verdict.n_max}
+    smallest = ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit is not None)
+    number = f"{verdict.n_safe} parallel requests" if is_signed else "not signed"
+    yield "Safe limit", number, f"{BUFFER_RATIO:.0%} below the smallest of: {smallest}"
+    yield from _forecast(standing)
+    yield "Observed", f"{verdict.n_max} parallel requests", observed(verdict.observation)
+    yield "Load generator", _mark(verdict.observation.client.faults), client(verdict.observation.client)
+
+
+def _going_on(standing: Standing) -> Iterator[Row]:
+    yield _verdict_so_far(standing)
+    yield from _forecast(standing)
+    yield from _load(standing)
+    yield from _server(standing)
+    yield from _latencies(standing)
+    yield _generator(standing)
+
+
+def _verdict_so_far(standing: Standing) -> Row:
+    """Do the levels so far hold?"""
     limits = _limits(standing)
     broken = min((one for one in standing.levels if faults(one, limits)), key=_users, default=None)
     if broken is not None:
-        why = f"at {_users(broken)} users: {'; '.join(faults(broken, limits))} ({evidence(broken)})"
-        return ("Verdict so far", f"does not hold at {_users(broken)} users", why)
+        why = f"wall so far: {'; '.join(faults(broken, limits))} ({evidence(broken)})"
+        return ("Verdict so far", f"{MARKS[False]} {_users(broken)} users are too many", why)
     held = [one for one in standing.levels if one.is_settled]
     if not held:
         return ("Verdict so far", "none yet", "no level has settled")
-    why = "no level broke so far; when the load has ended, reload this page for the verdict of the rows"
-    return ("Verdict so far", f"{max(map(_users, held))} users hold", why)
+    why = "no wall so far; when the load has ended, reload this page for the verdict of the rows"
+    return ("Verdict so far", f"{MARKS[True]} {max(map(_users, held))} users hold", why)
 
 
 def _forecast(standing: Standing) -> Iterator[Row]:
@@ -87,7 +107,7 @@ def _load(standing: Standing) -> Iterator[Row]:
     stage, workers = standing.stage, standing.workers()
     assert standing.run is not None
     if stage is None or not standing.levels:
-        yield "Level now", "no load", "the load has not begun, or has ended"
+        yield "Level now", "no load", "the load has not begun, or has ended and is judged"
     else:
         level = standing.levels[-1]
         state = f"judged for {level.judged_s:.0f} s" if level.is_settled else "settling"
@@ -98,9 +118,12 @@ def _load(standing: Standing) -> Iterator[Row]:
     waits = "" if backlog is None else f"; {backlog:.0f} due and not sent yet, {unsent or 0:.0f} never sent"
     processes = f"{len(workers)} load process{'es' if len(workers) != 1 else ''}{waits}"
     yield "In flight", NOT_SEEN if in_flight is None else f"{in_flight:.0f} requests", processes
+
+
+def _requests(standing: Standing) -> Row:
     counts = standing.counts()
     ended = [f"{count} {outcome}" for outcome, count in counts.outcomes.most_common()]
-    yield "Requests", f"{counts.outcomes.total()} ended", ", ".join(ended) or "none has ended"
+    return "Requests", f"{counts.outcomes.total()} ended", ", ".join(ended) or "none has ended"
 
 
 def _server(standing: Standing) -> Iterator[Row]:
@@ -123,7 +146,7 @@ def _server(standing: Standing) -> Iterator[Row]:
 def meter(ratio: float) -> str:
     """A share as a bar of text and a number."""
     full = round(min(max(ratio, 0.0), 1.0) * METER_MARKS)
-    return f"{'█' * full}{'░' * (METER_MARKS - full)} {ratio:.0%}"
+    return f"{'■' * full}{'□' * (METER_MARKS - full)} {ratio:.0%}"
 
 
 def _latencies(standing: Standing) -> Iterator[Row]:
@@ -152,16 +175,21 @@ def _generator(standing: Standing) -> Row:
         return "Load generator", NOT_SEEN, "no sample of a load process yet"
     cpu = max(signals["client_cpu_ratio"] for signals in seen)
     lag_s = max(signals["client_loop_lag_max_s"] for signals in seen)
-    figure = "busy" if cpu > CPU_RATIO or lag_s > LOOP_LAG_S else "fit"
     why = f"busiest process {cpu:.0%} of a core, slowest loop {lag_s * 1000:.0f} ms late"
-    return "Load generator", figure, why
+    return "Load generator", _mark(cpu > CPU_RATIO or lag_s > LOOP_LAG_S), why
+
+
+def _mark(faults: object) -> str:
+    return f"{MARKS[not faults]} {'busy' if faults else 'fit'}"
 
 
 def _levels(standing: Standing) -> Iterator[Row]:
     limits = _limits(standing)
     for level in standing.levels:
         found = faults(level, limits)
-        state = "broke" if found else "holds" if level.is_settled else "settling"
+        state = f"{MARKS[not found]} {'breaks' if found else 'holds'}"
+        if not found and not level.is_settled:
+            state = "settling"
         why = f"{'; '.join(found)} ({evidence(level)})" if found else evidence(level)
         yield f"Stage {level.stage.index + 1}: {_users(level)} users", state, why
 

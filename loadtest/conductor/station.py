@@ -107,6 +107,7 @@ class Station:
     def message(self) -> dict[str, Any]:
         """What this process has counted so far and how it was at its last sample: see news.py."""
         return {
+            "run_id": self._run.manifest.run_id,
             "worker": self._seat.worker,
             "signals": {**self._signals, "client_in_flight": float(self._desk.in_flight)},
             "counts": self._desk.counts.message(),
