@@ -42,6 +42,8 @@ def evidence(level: Level) -> str:
         parts.append(f"{level.counts.good / level.counts.judged:.1%} good")
     if level.kv_max_ratio is not None:
         parts.append(f"KV cache up to {level.kv_max_ratio:.0%}")
+    if level.waiting:
+        parts.append(f"{median(level.waiting):.0f} waiting in the median")
     if level.preemptions is not None:
         parts.append(f"{level.preemptions:.0f} preemptions")
     return ", ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from typing import Final
 
 from gevent.pywsgi import WSGIServer
@@ -12,6 +12,8 @@ from loadtest.collector.exporter import RunPage
 from loadtest.conductor.standing import Standing
 
 HOST: Final = "127.0.0.1"
+log = logging.getLogger(__name__)
+"""Locust's own log: a line there is no sentence of ours about the run."""
 
 
 class MetricsServer:
@@ -24,14 +26,10 @@ class MetricsServer:
         try:
             self._server.start()
         except OSError as error:
-            _say(f"no metrics on {HOST}:{port}: {error.strerror}; give --exporter-port another, or 0")
+            log.warning("no metrics on %s:%d: %s; give --exporter-port another", HOST, port, error.strerror)
         else:
-            _say(f"metrics on http://{HOST}:{self._server.server_port}/metrics")
+            log.info("metrics on http://%s:%d/metrics", HOST, self._server.server_port)
 
     def stop(self) -> None:
         """Whoever is being answered gets the end of it."""
         self._server.stop()
-
-
-def _say(sentence: str) -> None:
-    print(f"ullage: {sentence}", file=sys.stderr, flush=True)

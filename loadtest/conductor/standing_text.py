@@ -88,7 +88,7 @@ def _verdict_so_far(standing: Standing) -> Row:
     limits = _limits(standing)
     broken = min((one for one in standing.levels if faults(one, limits)), key=_users, default=None)
     if broken is not None:
-        why = f"wall so far: {'; '.join(faults(broken, limits))} ({evidence(broken)})"
+        why = f"wall so far: {'; '.join(faults(broken, limits))}"
         return ("Verdict so far", f"{MARKS[False]} {_users(broken)} users are too many", why)
     held = [one for one in standing.levels if one.is_settled]
     if not held:
@@ -190,8 +190,7 @@ def _levels(standing: Standing) -> Iterator[Row]:
         state = f"{MARKS[not found]} {'breaks' if found else 'holds'}"
         if not found and not level.is_settled:
             state = "settling"
-        why = f"{'; '.join(found)} ({evidence(level)})" if found else evidence(level)
-        yield f"Stage {level.stage.index + 1}: {_users(level)} users", state, why
+        yield f"Stage {level.stage.index + 1}: {_users(level)} users", state, evidence(level)
 
 
 def _run(standing: Standing) -> Row:
