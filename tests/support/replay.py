@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from loadtest.conductor.news import News, news_of
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.standing import Standing
 from loadtest.live_counts import LiveCounts
+from loadtest.records import RequestRecord, Sample
 from loadtest.run_folder import PlannedStage, RunFolder
 from loadtest.scenario import parse_scenario
 
@@ -43,7 +45,13 @@ class Replay:
         self.counts = [LiveCounts(scenario.limits) for _ in range(workers)]
         self.signals: dict[str, float] = {}
         self.standing = Standing(self.news, clock=lambda: self.now_ns)
-        self._rows = fake.rows()
+        rows = fake.rows()
+        self._ended: dict[int, list[RequestRecord]] = defaultdict(list)
+        for record in rows.requests:
+            self._ended[record.done_ns // SECOND_NS].append(record)
+        self._seen: dict[int, list[Sample]] = defaultdict(list)
+        for sample in rows.samples:
+            self._seen[sample.at_ns // SECOND_NS].append(sample)
         self._collector = folder.samples_writer("collector")
 
     def news(self) -> list[News]:
@@ -71,14 +79,12 @@ class Replay:
         return self.standing
 
     def _pass_second(self, second: int) -> None:
-        from_ns, self.now_ns = second * SECOND_NS, (second + 1) * SECOND_NS
-        for index, record in enumerate(self._rows.requests):
-            if from_ns <= record.done_ns < self.now_ns:
-                self.counts[index % len(self.counts)].add(record, [])
-        for sample in self._rows.samples:
-            if from_ns <= sample.at_ns < self.now_ns:
-                if sample.source == "client":
-                    self.signals = dict(sample.signals)
-                else:
-                    self._collector.append(sample)
+        self.now_ns = (second + 1) * SECOND_NS
+        for record in self._ended[second]:
+            self.counts[record.seq % len(self.counts)].add(record, [])
+        for sample in self._seen[second]:
+            if sample.source == "client":
+                self.signals = dict(sample.signals)
+            else:
+                self._collector.append(sample)
         self.standing.look()
