@@ -30,7 +30,7 @@ TIMES: Final[tuple[tuple[Timing, str], ...]] = (("ttft", "TTFT"), ("tpot", "TPOT
 def capacity_rows(standing: Standing) -> list[Row]:
     """One row before the first run. While a run goes on, how it stands; then its verdict."""
     if standing.run is None:
-        return [("Verdict", "no run yet", "start one: its prediction and its levels appear here")]
+        return [("Verdict so far", "no run yet", "start one: its prediction and its levels appear here")]
     standing.look()
     now = _judged(standing) if standing.verdict is not None else _going_on(standing)
     rows = [*now, *_levels(standing), _requests(standing), _run(standing)]

@@ -61,7 +61,7 @@ def test_a_server_that_restarts_counts_its_preemptions_from_zero(tmp_path: Path)
 
 def test_before_the_first_run_there_is_one_row_and_nothing_to_export(tmp_path: Path) -> None:
     standing = Replay(RUNS["nothing breaks"], tmp_path).standing
-    assert [what for what, _, _ in capacity_rows(standing)] == ["Verdict"]
+    assert [what for what, _, _ in capacity_rows(standing)] == ["Verdict so far"]
     assert standing.figures() is None
     assert list(level_rows(standing)) == []
 
