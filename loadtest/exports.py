@@ -33,14 +33,14 @@ def write_csv(requests: RequestTable, path: Path) -> None:
     with _replaced(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(NAMES)
-        lines.writerows([_inert(value) for value in _values(record)] for record in requests)
+        lines.writerows([inert(value) for value in _values(record)] for record in requests)
 
 
 def _values(record: RequestRecord) -> list[Any]:
     return [getattr(record, name) for name in NAMES]
 
 
-def _inert(value: Any) -> Any:
+def inert(value: Any) -> Any:
     if isinstance(value, str):
         # SQLite and CSV are UTF-8: a lone surrogate of a hostile server is no character
         value = value.encode("utf-8", "backslashreplace").decode("utf-8")

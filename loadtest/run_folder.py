@@ -141,6 +141,10 @@ class RunFolder:
     def samples_writer(self, name: str) -> RowWriter:
         return RowWriter(next_path(self.root / "samples", name))
 
+    def collector_samples(self) -> Path:
+        """What the collector writes; there once it runs."""
+        return self.root / "samples" / "collector-000.jsonl"
+
     def events_writer(self) -> RowWriter:
         return RowWriter(self.events_path)
 

@@ -13,14 +13,17 @@ import gevent
 from locust.runners import STATE_MISSING, MasterRunner
 
 from estimator.errors import PlainError
+from loadtest.conductor.news import News, news_of
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.roles import Role
 from loadtest.run_folder import PlannedStage
+from loadtest.scenario import Limits
 
 OPEN: Final = "ullage-open"
 STAGE: Final = "ullage-stage"
 STOP: Final = "ullage-stop"
 CLOSED: Final = "ullage-closed"
+NEWS: Final = "ullage-news"
 GIVE_UP: Final = "ullage-give-up"
 CLOSE_S_MAX: Final = 5.0
 """How long a worker may take to write its last rows once its requests have ended."""
@@ -50,7 +53,10 @@ class Crew:
         self._open_data: dict[str, Any] | None = None
         self._stage_data: dict[str, Any] | None = None
         runner.register_message(CLOSED, self._closed)
+        self._news: dict[int, News] = {}
+        self._run_id, self._limits = "", Limits()
         runner.register_message(GIVE_UP, self._gave_up)
+        runner.register_message(NEWS, self._told)
 
     def joined(self, client_id: str) -> None:
         """A worker is ready: for the first time, again after a run, or in the middle of one."""
@@ -64,6 +70,8 @@ class Crew:
             raise NoWorkers("no worker has connected: start one with locust --worker, then start again")
         self._numbers = {client_id: number for number, client_id in enumerate(present)}
         self._stage_data = None
+        self._news = {}
+        self._run_id, self._limits = run.manifest.run_id, run.scenario.limits
         self._open_data = {
             "folder": str(run.folder.root.resolve()),
             "workers": len(present),
@@ -90,6 +98,10 @@ class Crew:
                 gevent.sleep(POLL_S)
         self._at_work.clear()
 
+    def news(self) -> list[News]:
+        """The last word of each worker, also of one that has died since."""
+        return [self._news[worker] for worker in sorted(self._news)]
+
     def close(self) -> None:
         """The workers have closed their own rows."""
 
@@ -106,6 +118,11 @@ class Crew:
 
     def _closed(self, msg: Any, **_: Any) -> None:
         self._at_work.discard(msg.node_id)
+
+    def _told(self, msg: Any, **_: Any) -> None:
+        news = news_of(msg.data, self._limits)
+        if news.run_id == self._run_id:  # a worker may be slow to end an earlier one
+            self._news[news.worker] = news
 
     def _gave_up(self, msg: Any, **_: Any) -> None:
         self._give_up(GaveUp(str(msg.data["sentence"]), int(msg.data["exit_code"])))

@@ -19,6 +19,7 @@ from loadtest.conductor.crew import Crew
 from loadtest.conductor.interrupts import heed_interrupts
 from loadtest.conductor.leader import Leader
 from loadtest.conductor.member import Member
+from loadtest.conductor.metrics_server import MetricsServer
 from loadtest.conductor.options import add_options
 from loadtest.conductor.ramp import ScenarioRamp
 from loadtest.conductor.station import OwnUsers
@@ -52,6 +53,7 @@ def _take_part(events: Events, environment: Environment, runner: Runner) -> None
         ScenarioRamp.lead = part
         events.test_start.add_listener(lambda **_: part.test_starts())
         events.quitting.add_listener(lambda **_: part.quitting())
+        _show(events, environment, part)
     events.test_stopping.add_listener(lambda **_: part.load_ends())
     events.test_stop.add_listener(lambda **_: part.load_ended())
 
@@ -66,3 +68,16 @@ def _leader(events: Events, environment: Environment, runner: Runner) -> Leader:
     if (supervisor := supervisor_pid()) is not None:
         runner.greenlet.spawn(leader.end_with, supervisor)
     return leader
+
+
+def _show(events: Events, environment: Environment, leader: Leader) -> None:
+    """To Prometheus, and on Locust's page where there is one."""
+    options = environment.parsed_options
+    assert options is not None
+    if environment.web_ui is not None:
+        from loadtest.conductor.capacity_tab import add_capacity_tab  # a worker needs none of it
+
+        add_capacity_tab(environment.web_ui, leader.standing, options.web_base_path)
+    if options.exporter_port is not None:
+        server = MetricsServer(leader.standing, options.exporter_port)
+        events.quitting.add_listener(lambda **_: server.stop())

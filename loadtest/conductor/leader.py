@@ -15,11 +15,14 @@ from locust.runners import Runner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from estimator.errors import EXIT_INTERRUPTED, PlainError
+from loadtest.conductor.judging import judge_in_thread
 from loadtest.conductor.load_run import LoadRun, asked_stage
+from loadtest.conductor.news import News
 from loadtest.conductor.options import run_as_asked
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.ramp import ScenarioRamp
 from loadtest.conductor.roles import Role, cast, chat_classes, host_of, pauses
+from loadtest.conductor.standing import Standing
 from loadtest.origin import read_api_key, require_host_of_command
 from loadtest.run_folder import PlannedStage
 
@@ -40,6 +43,9 @@ class Hands(Protocol):
 
     def load_ends(self, *, timeout_s: float) -> None:
         """No user begins now; those at work have so long to end."""
+
+    def news(self) -> list[News]:
+        """What each load process has counted in this run, or in the last one."""
 
     def close(self) -> None:
         """After the last request. Raises PlainError or OSError."""
@@ -62,6 +68,7 @@ class Leader:
         self._asked_timeout_s = environment.stop_timeout or 0.0
         self._asked_users: int | None = None
         self._run: LoadRun | None = None
+        self.standing = Standing(lambda: self.hands.news())
         self._is_drained = False
         """The plan is over: users end with their answers, where a run that is broken off cancels them."""
 
@@ -94,12 +101,17 @@ class Leader:
             run_s = self._form.run_time if self._has_ramp else None
             stages = (asked_stage(run, self._asked_users, rate_per_s, run_s),)
         roles = cast(run, classes)
-        self._run = LoadRun(run, stages, self.hands.stage_begins, has_pauses=pauses(classes, roles))
+        self._run = LoadRun(run, stages, self._stage_begins, has_pauses=pauses(classes, roles))
         self.hands.open(run, roles)
+        self.standing.begins(self._run)
         self._is_drained = False
         drain_s = min(run.scenario.timeouts.total_s, DRAIN_S_MAX)
         self._environment.stop_timeout = max(self._asked_timeout_s, drain_s)
         gc.freeze()  # what is alive now stays alive: the collector need not look at it again
+
+    def _stage_begins(self, stage: PlannedStage, start_ns: int) -> None:
+        self.hands.stage_begins(stage, start_ns)
+        self.standing.stage_begins(stage, start_ns)
 
     @property
     def _has_ramp(self) -> bool:
@@ -136,12 +148,14 @@ class Leader:
             self._complain(error)
             return None
         self._is_drained = stage is None
+        self.standing.look()
         return stage
 
     def load_ends(self) -> None:
         """Before Locust stops the users of this process, or of the crew."""
         if self._run is None:
             return
+        self.standing.look()
         self._run.load_ended()
         if not self._is_drained:
             self._environment.stop_timeout = self._asked_timeout_s
@@ -164,6 +178,8 @@ class Leader:
         if broken_off and self._said.headless and self._environment.process_exit_code is None:
             self._environment.process_exit_code = EXIT_INTERRUPTED
         root = run.run.folder.root
+        if not self._said.headless:  # else this process ends at once, and nobody could see it
+            judge_in_thread(run.run.folder, self.standing.judged)
         print(f"rows are in {root}; make the report with: ullage report {root}", flush=True)
 
     def quitting(self) -> None:

@@ -63,6 +63,16 @@ class LoadRun:
             self._begin(stage)
         return stage
 
+    @property
+    def held(self) -> PlannedStage | None:
+        """The stage in force; None before the first and when no load is held any more."""
+        return None if self._held is None or self._ended else self._stages[self._held.index]
+
+    @property
+    def stages(self) -> Sequence[PlannedStage]:
+        """The plan that is followed."""
+        return self._stages
+
     def _begin(self, stage: PlannedStage) -> None:
         at_ns = self._clock()
         told = dataclasses.asdict(stage)

@@ -11,12 +11,13 @@ import gevent
 from locust.runners import STATE_CLEANUP, STATE_STOPPED, WorkerRunner
 
 from estimator.errors import PlainError
-from loadtest.conductor.crew import CLOSED, GIVE_UP, OPEN, STAGE, STOP
+from loadtest.conductor.crew import CLOSED, GIVE_UP, NEWS, OPEN, STAGE, STOP
 from loadtest.conductor.prepare import open_prepared
 from loadtest.conductor.roles import role_of
 from loadtest.conductor.station import Seat, Station
 
 LOOK_S: Final = 1.0
+TELL_S: Final = 1.0
 
 
 class Member:
@@ -30,6 +31,7 @@ class Member:
         runner.register_message(OPEN, self._open)
         runner.register_message(STAGE, self._stage_begins)
         runner.register_message(STOP, self._stop, concurrent=True)
+        runner.greenlet.spawn(self._tell)
         if is_forked:
             runner.greenlet.spawn(self._end_with, os.getppid())
 
@@ -46,6 +48,7 @@ class Member:
         try:
             if station is not None:
                 station.close()
+                self._runner.send_message(NEWS, station.message())
         except (PlainError, OSError) as error:
             self._give_up(PlainError(f"the end of the run could not be written: {error}"))
         self._rows_are_closed()
@@ -83,6 +86,13 @@ class Member:
             self._runner.stop()
         elif self._runner.state == STATE_STOPPED:
             self._rows_are_closed()
+
+    def _tell(self) -> None:
+        """Once a second, what was counted so far; the last word is sent when the rows are closed."""
+        while True:
+            gevent.sleep(TELL_S)
+            if self._station is not None:
+                self._runner.send_message(NEWS, self._station.message())
 
     def _give_up(self, error: PlainError) -> None:
         self._runner.send_message(GIVE_UP, {"sentence": str(error), "exit_code": error.exit_code})

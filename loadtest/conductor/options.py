@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from estimator.spec import EngineName
 from loadtest.access import (
@@ -26,6 +26,8 @@ from loadtest.scenario import read_scenario
 
 if TYPE_CHECKING:  # Locust patches the process that imports it
     from locust.argument_parser import LocustArgumentParser
+
+EXPORTER_PORT: Final = 9099
 
 
 def add_options(parser: LocustArgumentParser, engine: EngineName, scenario: Path) -> None:
@@ -51,7 +53,24 @@ def add_options(parser: LocustArgumentParser, engine: EngineName, scenario: Path
         choices=["auto", "stages", "users"],
         help="The scenario's stages or the given users. auto: users if a number was given",
     )
+    group.add_argument(
+        "--exporter-port",
+        type=_port,
+        default=str(EXPORTER_PORT),
+        env_var="ULLAGE_EXPORTER_PORT",
+        metavar="PORT",
+        help=f"Our Prometheus metrics, on loopback. 0: a free port, '': none. Default: {EXPORTER_PORT}",
+    )
     _add_access_options(group)
+
+
+def _port(text: str) -> int | None:
+    """None: no exporter."""
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) > 65535:
+        raise ArgumentTypeError(f"{text!r} must be a port, 0 for a free one, or empty for none")
+    return int(text)
 
 
 def _add_access_options(group: Any) -> None:

@@ -6,15 +6,18 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import gevent
 from locust.runners import Runner
 
 from estimator.errors import PlainError
+from loadtest.conductor.news import News, news_of
 from loadtest.conductor.prepaid import prepay
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.pulse import PROBE_S, Pulse
 from loadtest.conductor.roles import Role
+from loadtest.live_counts import LiveCounts
 from loadtest.origin import read_api_key
 from loadtest.row_file import RowFileError, RowWriter
 from loadtest.run_folder import PlannedStage
@@ -62,9 +65,11 @@ class Station:
             scripts={name: self._script(role) for name, role in roles.items()},
             rows=run.folder.records_writer(worker),
             watchdog=Watchdog(run.scenario.timeouts, time.perf_counter_ns()),
+            counts=LiveCounts(run.scenario.limits),
             give_up=give_up,
         )
         self._pulse = Pulse(worker)
+        self._signals: dict[str, float] = {}
         self._greenlets = [gevent.spawn(work) for work in (self._probe, self._beat, self._save)]
         prepay()
         reception.open(self._desk)
@@ -99,6 +104,15 @@ class Station:
             )
         self._desk.schedule.begin(times_s, start_ns)
 
+    def message(self) -> dict[str, Any]:
+        """What this process has counted so far and how it was at its last sample: see news.py."""
+        return {
+            "run_id": self._run.manifest.run_id,
+            "worker": self._seat.worker,
+            "signals": {**self._signals, "client_in_flight": float(self._desk.in_flight)},
+            "counts": self._desk.counts.message(),
+        }
+
     def turn_away(self) -> None:
         """No desk for users that come now: a master that loses a worker sends its users to another one."""
         reception.close()
@@ -117,11 +131,11 @@ class Station:
 
     def _write_sample(self) -> None:
         desk = self._desk
-        self._samples.append(
-            self._pulse.sample(
-                users=self._runner.user_count, in_flight=desk.in_flight, arrivals=desk.schedule.signals()
-            )
+        sample = self._pulse.sample(
+            users=self._runner.user_count, in_flight=desk.in_flight, arrivals=desk.schedule.signals()
         )
+        self._signals = dict(sample.signals)
+        self._samples.append(sample)
 
     def _write_streams(self) -> None:
         for row in self._desk.tally.taken():
@@ -177,8 +191,11 @@ class OwnUsers:
         self._runner = runner
         self._give_up = give_up
         self._station: Station | None = None
+        self._last: list[News] = []
 
     def open(self, run: PreparedRun, roles: Mapping[str, Role]) -> None:
+        self._limits = run.scenario.limits
+        self._last = []
         self._station = Station(run, roles, Seat(worker=0, workers=1), self._runner, self._give_up)
 
     def stage_begins(self, stage: PlannedStage, start_ns: int) -> None:
@@ -189,7 +206,16 @@ class OwnUsers:
         if self._station is not None:
             self._station.turn_away()
 
+    def news(self) -> list[News]:
+        """As of now; after the end of a run, as it ended."""
+        if self._station is not None:
+            return [news_of(self._station.message(), self._limits)]
+        return self._last
+
     def close(self) -> None:
         station, self._station = self._station, None
         if station is not None:
-            station.close()
+            try:
+                station.close()
+            finally:
+                self._last = [news_of(station.message(), self._limits)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from estimator.capacity import Prediction
 from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.observation import ClientHealth, Observation
 from loadtest.reporter.plain import one_line
@@ -22,7 +23,10 @@ def five_lines(verdict: Verdict, report_path: str) -> list[str]:
 
 
 def predicted(verdict: Verdict) -> str:
-    prediction = verdict.prediction
+    return of_prediction(verdict.prediction)
+
+
+def of_prediction(prediction: Prediction | None) -> str:
     if prediction is None:
         return "nothing: the server shows no KV cache, and no model and GPU were named"
     pool, held = prediction.pool, prediction.held

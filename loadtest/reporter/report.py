@@ -14,11 +14,16 @@ def write_report(folder: RunFolder) -> Verdict:
 
     Raises RunFolderError, RowFileError, DamagedSegmentError.
     """
-    manifest, prediction = folder.read_manifest(), folder.read_prediction()
-    slots = None if prediction is None else prediction.n_slots
-    verdict = judge(prediction, observe(finalise(folder), manifest, slots))
+    manifest, verdict = folder.read_manifest(), judge_run(folder)
     path = str(folder.root)
     replace_file(folder.report_path("html"), html_page(verdict, manifest, path))
     replace_file(folder.report_path("md"), markdown_page(verdict, manifest, path))
     replace_file(folder.report_path("json"), json_page(verdict, manifest))
     return verdict
+
+
+def judge_run(folder: RunFolder) -> Verdict:
+    """The verdict alone. Raises as write_report does."""
+    manifest, prediction = folder.read_manifest(), folder.read_prediction()
+    slots = None if prediction is None else prediction.n_slots
+    return judge(prediction, observe(finalise(folder), manifest, slots))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from gevent.event import Event as Gate
 
 from estimator.errors import PlainError
+from loadtest.live_counts import LiveCounts
 from loadtest.origin import ApiKey, Origin
 from loadtest.row_file import RowWriter
 from loadtest.scenario import PATHS, Scenario
@@ -66,6 +67,8 @@ class Desk:
     """By the name of the user class."""
     rows: RowWriter
     watchdog: Watchdog
+    counts: LiveCounts
+    """For those who watch the run; the rows are what is judged."""
     give_up: Callable[[PlainError], None]
     clock: Callable[[], int] = time.perf_counter_ns
     schedule: Schedule = field(init=False)

@@ -24,12 +24,12 @@ def issued_row(desk: Desk, turn: Turn, due: Due) -> RequestIssued:
 
 
 def ended_row(desk: Desk, turn: Turn, due: Due, exchange: Exchange) -> RequestRecord:
-    """Written when it has ended, however it ended; its gaps are counted on the way."""
+    """Written when it has ended, however it ended; it is counted on the way."""
     reply = exchange.reply
     gaps_ns = reply.sorted_gaps_ns()
     if exchange.outcome in SUCCESSES:
         desk.tally.add(due.at_ns, gaps_ns, reply.token_ns)
-    return RequestRecord(
+    record = RequestRecord(
         worker=desk.worker,
         seq=turn.seq,
         outcome=exchange.outcome,
@@ -64,3 +64,5 @@ def ended_row(desk: Desk, turn: Turn, due: Due, exchange: Exchange) -> RequestRe
         free_ns=due.free_ns,
         first_output_ns=reply.first_output_ns,
     )
+    desk.counts.add(record, gaps_ns)
+    return record
