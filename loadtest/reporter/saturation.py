@@ -17,7 +17,6 @@ from loadtest.reporter.audit_text import access_doubts
 from loadtest.reporter.cohort import judge_cohort, outcomes_of
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
 from loadtest.reporter.stages import (
-    allowed_ratio,
     failed,
     load_shortfall,
     queue_from,
@@ -152,7 +151,7 @@ def _faults(facts: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
         faults.append(f"{preemptions:.0f} preemptions")
     if waiting is not None and waiting >= facts["queue_from"]:
         faults.append(f"a queue: {waiting:.0f} requests waiting in the median")
-    if bad > allowed_ratio(limits) * requests:
+    if bad > limits.violations_max_ratio * requests:
         share = 1 - bad / requests
         faults.append(f"only {share:.1%} of requests within the limits, {limits.percentile:g}% wanted")
     if lost > limits.failures_max_ratio * requests:
@@ -170,7 +169,7 @@ def _n_slo(by_users: Sequence[StageObservation], limits: Limits) -> int | None:
         return None
     n_slo = 0
     for stage in by_users:
-        if not stage.requests or stage.slo_violations > allowed_ratio(limits) * stage.requests:
+        if not stage.requests or stage.slo_violations > limits.violations_max_ratio * stage.requests:
             break
         n_slo = stage.users
     return n_slo

@@ -8,7 +8,6 @@ from typing import Final, Literal
 from estimator.capacity import Prediction
 from loadtest.reporter.buffer import safe_limit
 from loadtest.reporter.observation import Observation, StageObservation, Wall
-from loadtest.reporter.stages import allowed_ratio
 from loadtest.sequential import Evidence, weigh
 
 CONFIDENCE: Final = 0.95
@@ -71,7 +70,7 @@ def _evidence(observation: Observation, n_safe: int) -> Evidence:
         stage for stage in observation.stages if n_safe <= stage.users <= observation.n_max
     ]
     violations = b"".join(stage.violations for stage in proving)
-    return weigh(violations, q=allowed_ratio(observation.limits), confidence=CONFIDENCE)
+    return weigh(violations, q=observation.limits.violations_max_ratio, confidence=CONFIDENCE)
 
 
 def _status(observation: Observation, n_safe: int, evidence: Evidence) -> tuple[Status, str]:
