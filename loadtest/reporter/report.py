@@ -16,7 +16,7 @@ def write_report(folder: RunFolder) -> Verdict:
     """
     manifest, prediction = folder.read_manifest(), folder.read_prediction()
     slots = None if prediction is None else prediction.n_slots
-    verdict = judge(prediction, observe(finalise(folder), manifest, slots))
+    verdict = judge(prediction, observe(finalise(folder), manifest, slots, folder.read_search()))
     path = str(folder.root)
     replace_file(folder.report_path("html"), html_page(verdict, manifest, path))
     replace_file(folder.report_path("md"), markdown_page(verdict, manifest, path))
