@@ -215,7 +215,9 @@ def searching(scenario: Scenario, asked: SearchAsked | None = None) -> Scenario:
 
 def _check_stages(scenario: Scenario) -> None:
     searches = scenario.search is not None
-    require(bool(scenario.stages) or searches, "stages is missing or empty: give at least one, or a search")
+    require(
+        bool(scenario.stages) or searches, "stages is missing or empty: give at least one stage, or a search"
+    )
     require(not (scenario.stages and searches), "give either stages or a search, not both")
     kind = scenario.arrivals.kind
     for stage in scenario.stages:
