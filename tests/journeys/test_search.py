@@ -21,6 +21,7 @@ from loadtest.results import RunRows, load_results
 from loadtest.run_folder import RunFolder
 from loadtest.search_result import Probe, SearchResult
 
+pytestmark = pytest.mark.timeout(240)
 SLOTS = 8
 SCENARIO = """
 name: search
@@ -78,7 +79,7 @@ def journey(request: pytest.FixtureRequest, host: str, tmp_path_factory: pytest.
         [*command, "--max-num-seqs", str(SLOTS), "--processes", str(request.param)],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=200,
     )
     assert (home / "runs").is_dir(), done.stderr
     (root,) = (home / "runs").iterdir()
