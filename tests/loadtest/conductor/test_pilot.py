@@ -40,6 +40,7 @@ class FakeServer:
     kept: list[SearchResult] = field(default_factory=list)
     at_s: int = 1000
     seq: int = 0
+    users: int = 10
     is_silent: bool = False
 
     def __post_init__(self) -> None:
@@ -63,8 +64,6 @@ class FakeServer:
         return News(
             sent=[(one, at_ns) for one in ids], judged=judged, ended=[(at_ns, 0.1, REQUEST_S) for _ in ids]
         )
-
-    users: int = 10
 
     def run(self, seconds_max: int = 2000) -> list[Step]:
         steps = []
