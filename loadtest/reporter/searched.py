@@ -78,7 +78,8 @@ def bracket_text(observation: Observation, found: SearchResult) -> str:
     if found.breaks is None:
         beyond = "" if not found.n_max else " · no level tried is too high"
     else:
-        beyond = f" · {found.breaks} does not"
+        failed = any(p.users == found.breaks and p.verdict == "FAIL" for p in found.probes)
+        beyond = f" · {found.breaks} does not" if failed else f" · {found.breaks} could not be told"
     probes = f"{len(found.probes)} probe{'' if len(found.probes) == 1 else 's'}"
     odd = "" if found.is_monotone else "; a higher level held twice"
     wall = f"wall: {observation.wall.name}; {observation.wall.evidence}"

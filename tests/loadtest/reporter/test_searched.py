@@ -126,6 +126,11 @@ def test_the_five_lines_name_the_bracket_and_what_it_cost() -> None:
     assert lines[4].startswith("SIGN-OFF    16 parallel requests (20% buffer)    PASS")
 
 
+def test_a_level_that_ended_too_soon_is_not_said_to_break() -> None:
+    run = a_run(LEVELS[0], a_probe(1, 21, "INCONCLUSIVE"), LEVELS[2])
+    assert "20 held · 21 could not be told   (" in five_lines(run.verdict(), "report.html")[1]
+
+
 def test_the_pages_say_how_the_limit_was_found() -> None:
     run = a_run(*LEVELS)
     verdict = run.verdict()
