@@ -20,6 +20,7 @@ from loadtest.audit import Check
 from loadtest.origin import Origin, parse_origin
 from loadtest.records import Row, StreamCounts
 from loadtest.row_file import Damage, RowWriter, is_locked, read_rows
+from loadtest.search_result import SearchResult
 from loadtest.segments import SEALED_SUFFIX, SegmentWriter, next_path
 from loadtest.textbook_facts import TextbookFacts
 
@@ -35,13 +36,16 @@ class RunFolderError(PlainError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedStage:
-    """One step of the load: hold `users` for `hold_s` seconds, the first `settle_s` of them not judged."""
+    """One step of the load: hold `users` for `hold_s` seconds, the first `settle_s` of them not judged.
+
+    Of a search `hold_s` is the most it may be, and `settle_s` is None: an event says when it has settled.
+    """
 
     index: int
     label: str
     users: int
     hold_s: float
-    settle_s: float
+    settle_s: float | None
     spawn_rate_per_s: float
     rate_per_s: float | None = None
     """Open loop: requests begin at this rate, and `users` is how many may be in flight; None: closed loop."""
@@ -121,6 +125,10 @@ class RunFolder:
         return self.root / "prediction.json"
 
     @property
+    def _search_path(self) -> Path:
+        return self.root / "search.json"
+
+    @property
     def events_path(self) -> Path:
         return self.root / "events.jsonl"
 
@@ -177,6 +185,15 @@ class RunFolder:
         if not self._prediction_path.is_file():
             return None
         return _from_json(TypeAdapter(Prediction), self._prediction_path)
+
+    def write_search(self, found: SearchResult) -> None:
+        replace_file(self._search_path, _to_json(found))
+
+    def read_search(self) -> SearchResult | None:
+        """None: the load was no search."""
+        if not self._search_path.is_file():
+            return None
+        return _from_json(TypeAdapter(SearchResult), self._search_path)
 
     def rows(self, damage: Damage) -> Iterator[Row]:
         """Samples and events; the requests are columns, and there may be millions (results.py)."""

@@ -61,7 +61,9 @@ def snapshot_of(run_folder: Path) -> Snapshot:
 
     folder = RunFolder.open(run_folder)
     manifest, prediction, rows = folder.read_manifest(), folder.read_prediction(), load_results(folder)
-    observation = observe(rows, manifest, None if prediction is None else prediction.n_slots)
+    observation = observe(
+        rows, manifest, None if prediction is None else prediction.n_slots, folder.read_search()
+    )
     return snapshot(rows.requests, manifest, judge(prediction, observation))
 
 

@@ -109,10 +109,10 @@ def _text(found: Scenario, seen: Outlook, counted_by: str) -> str:
         f"{seen.name}: what it will send (seed {seen.seed})",
         _lengths(seen),
         "\n".join(_facts(found, seen, counted_by)),
-        _stages(seen.stages),
+        _stages(seen.stages) if seen.stages else "",
         "One request, shortened\n" + textwrap.fill(example, WIDTH, break_on_hyphens=False),
     )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _lengths(seen: Outlook) -> str:
@@ -155,6 +155,7 @@ def _facts(found: Scenario, seen: Outlook, counted_by: str) -> list[str]:
     facts = (
         ("endpoint", PATHS[found.endpoint]),
         ("arrivals", _arrivals(found)),
+        ("search", _search(found)),
         ("conversations", _conversations(found, seen)),
         ("source", _source(found)),
         ("repeated", repeated if seen.repeated_ratio else "nothing: no two prompts begin alike"),
@@ -173,6 +174,14 @@ def _arrivals(found: Scenario) -> str:
     if kind == "trace" and found.trace is not None:
         return f"as recorded, {found.trace.speed:g} times as fast"
     return f"{kind}, burstiness {found.arrivals.burstiness:g}" if kind == "gamma" else kind
+
+
+def _search(found: Scenario) -> str:
+    if found.search is None:
+        return ""
+    start = found.search.start_users
+    begins = "the prediction" if start is None else f"{start:,} users"
+    return f"begins at {begins}, ends after {found.search.max_minutes:g} minutes at the latest"
 
 
 def _conversations(found: Scenario, seen: Outlook) -> str:

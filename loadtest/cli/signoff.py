@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from loadtest.access import NO_AUDIT_VARIABLE
 from loadtest.cli.access_flags import access_flags, access_from, allow_public_host_flag, users_cap_flag
 from loadtest.cli.engine_flags import engine_flags, single
 from loadtest.conductor.signoff import SignoffRequest, sign_off
-from loadtest.scenario import read_scenario
+from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
 
 PATH = click.Path(path_type=Path)
 
@@ -25,6 +26,10 @@ PATH = click.Path(path_type=Path)
 @click.option("--model", help="Served model name; needed only when the server serves several.")
 @click.option("--model-config", help="With --gpu: predict from this model (config.json, folder or name) too.")
 @engine_flags
+@click.option("--search", is_flag=True, help="Look for the limit instead of holding the scenario's stages.")
+@click.option(
+    "--max-minutes", type=click.FloatRange(min=0, min_open=True), help="The most a search may take."
+)
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Load workers.")
 @access_flags
 @allow_public_host_flag
@@ -50,7 +55,7 @@ def signoff(**options: Any) -> None:
 
 def requested(options: dict[str, Any]) -> SignoffRequest:
     """Raises PlainError when the scenario, the model or the GPU cannot be used."""
-    scenario = read_scenario(options["scenario"])
+    scenario = _scenario(options)
     model, gpu = options["model_config"], options["gpu"]
     if (model is None) != (gpu is None):
         raise SpecError("give both --model-config and --gpu to predict from them, or neither")
@@ -78,3 +83,15 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
         allow_public_host=options["allow_public_host"],
         audits=not options["no_audit"],
     )
+
+
+def _scenario(options: dict[str, Any]) -> Scenario:
+    """As its file says, with a search in place of its stages where one is asked for."""
+    scenario, minutes = read_scenario(options["scenario"]), options["max_minutes"]
+    if options["search"]:
+        scenario = searching(scenario)
+    if minutes is None:
+        return scenario
+    if scenario.search is None:
+        raise ScenarioError("--max-minutes bounds a search, and the scenario gives stages: add --search")
+    return searching(scenario, replace(scenario.search, max_minutes=minutes))

@@ -18,13 +18,15 @@ from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.roles import Role
 from loadtest.run_folder import PlannedStage
 from loadtest.scenario import Limits
+from loadtest.workers.docket import Judgements, judgements_of
 
 OPEN: Final = "ullage-open"
 STAGE: Final = "ullage-stage"
 STOP: Final = "ullage-stop"
 CLOSED: Final = "ullage-closed"
-NEWS: Final = "ullage-news"
+JUDGED: Final = "ullage-judged"
 GIVE_UP: Final = "ullage-give-up"
+NEWS: Final = "ullage-news"
 CLOSE_S_MAX: Final = 5.0
 """How long a worker may take to write its last rows once its requests have ended."""
 POLL_S: Final = 0.05
@@ -45,7 +47,9 @@ class GaveUp(PlainError):  # noqa: N818  (what happened)
 class Crew:
     """The users of a run where they live in worker processes: the master's side."""
 
-    def __init__(self, runner: MasterRunner, give_up: Callable[[PlainError], None]) -> None:
+    def __init__(
+        self, runner: MasterRunner, give_up: Callable[[PlainError], None], hear: Callable[[Judgements], None]
+    ) -> None:
         self._runner = runner
         self._give_up = give_up
         self._numbers: dict[str, int] = {}
@@ -57,6 +61,7 @@ class Crew:
         self._run_id, self._limits = "", Limits()
         runner.register_message(GIVE_UP, self._gave_up)
         runner.register_message(NEWS, self._told)
+        runner.register_message(JUDGED, lambda msg, **_: hear(judgements_of(msg.data)))
 
     def joined(self, client_id: str) -> None:
         """A worker is ready: for the first time, again after a run, or in the middle of one."""

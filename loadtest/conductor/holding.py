@@ -9,7 +9,7 @@ from statistics import median
 from typing import Final
 
 from loadtest.conductor.so_far import Level, mean_s
-from loadtest.reporter.stages import allowed_ratio, failed, queue_from
+from loadtest.reporter.stages import failed, queue_from
 from loadtest.scenario import Limits
 
 REQUESTS_MIN: Final = 20
@@ -27,7 +27,7 @@ def faults(level: Level, limits: Limits) -> list[str]:
         found.append(f"a queue: {waiting:.0f} requests waiting in the median")
     bad, lost = counts.judged - counts.good, failed(counts.outcomes) - counts.outcomes["client_cancel"]
     if counts.judged >= REQUESTS_MIN:
-        if bad > allowed_ratio(limits) * counts.judged:
+        if bad > limits.violations_max_ratio * counts.judged:
             share = counts.good / counts.judged
             found.append(f"only {share:.1%} of requests within the limits, {limits.percentile:g}% wanted")
         if lost > limits.failures_max_ratio * counts.judged:

@@ -61,10 +61,10 @@ def _take_part(events: Events, environment: Environment, runner: Runner) -> None
 def _leader(events: Events, environment: Environment, runner: Runner) -> Leader:
     leader = Leader(environment, runner)
     if isinstance(runner, MasterRunner):
-        crew = leader.hands = Crew(runner, leader.give_up)
+        crew = leader.hands = Crew(runner, leader.give_up, leader.hear)
         events.worker_connect.add_listener(lambda client_id, **_: crew.joined(client_id))
     else:
-        leader.hands = OwnUsers(runner, leader.give_up)
+        leader.hands = OwnUsers(runner, leader.give_up, leader.hear)
     if (supervisor := supervisor_pid()) is not None:
         runner.greenlet.spawn(leader.end_with, supervisor)
     return leader

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import gevent
@@ -15,16 +16,20 @@ from locust.runners import Runner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from estimator.errors import EXIT_INTERRUPTED, PlainError
+from loadtest.conductor.course import Course, StagedCourse
 from loadtest.conductor.judging import judge_in_thread
 from loadtest.conductor.load_run import LoadRun, asked_stage
 from loadtest.conductor.news import News
 from loadtest.conductor.options import run_as_asked
+from loadtest.conductor.pilot import Pilot
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.ramp import ScenarioRamp
-from loadtest.conductor.roles import Role, cast, chat_classes, host_of, pauses
+from loadtest.conductor.roles import Role, RoleError, cast, chat_classes, host_of, pauses
+from loadtest.conductor.search_plan import plan_search
 from loadtest.conductor.standing import Standing
 from loadtest.origin import read_api_key, require_host_of_command
 from loadtest.run_folder import PlannedStage
+from loadtest.workers.docket import Judgements
 
 DRAIN_S_MAX: Final = 60.0
 LOOK_S: Final = 1.0
@@ -94,14 +99,10 @@ class Leader:
         key = read_api_key(variable=self._said.api_key_variable or None)
         require_host_of_command(host, host_of(self._host_of_command, classes), key)
         run = run_as_asked(self._said, host, self._asked_users)
-        stages: Sequence[PlannedStage] = run.manifest.stages
-        if self._asked_users is not None:
-            rate_per_s = float(self._form.spawn_rate or run.scenario.spawn_rate_per_s)
-            # without a ramp it is Locust that keeps the time
-            run_s = self._form.run_time if self._has_ramp else None
-            stages = (asked_stage(run, self._asked_users, rate_per_s, run_s),)
         roles = cast(run, classes)
-        self._run = LoadRun(run, stages, self._stage_begins, has_pauses=pauses(classes, roles))
+        has_pauses = pauses(classes, roles)
+        course = self._course(run, has_pauses=has_pauses)
+        self._run = LoadRun(run, course, self._stage_begins, has_pauses=has_pauses)
         self.hands.open(run, roles)
         self.standing.begins(self._run)
         self._is_drained = False
@@ -112,6 +113,20 @@ class Leader:
     def _stage_begins(self, stage: PlannedStage, start_ns: int) -> None:
         self.hands.stage_begins(stage, start_ns)
         self.standing.stage_begins(stage, start_ns)
+
+    def _course(self, run: PreparedRun, *, has_pauses: bool) -> Course:
+        """Raises PlainError."""
+        if self._asked_users is not None:
+            rate_per_s = float(self._form.spawn_rate or run.scenario.spawn_rate_per_s)
+            # without a ramp it is Locust that keeps the time
+            run_s = self._form.run_time if self._has_ramp else None
+            return StagedCourse((asked_stage(run, self._asked_users, rate_per_s, run_s),))
+        if run.scenario.search is None:
+            return StagedCourse(run.manifest.stages)
+        if has_pauses:
+            raise RoleError("a search needs users who ask again at once: leave wait_time out, or give stages")
+        plan = plan_search(run.scenario, run.prediction, run.manifest.users_cap)
+        return Pilot(plan, run.scenario, time.perf_counter_ns(), run.folder.write_search)
 
     @property
     def _has_ramp(self) -> bool:
@@ -125,6 +140,7 @@ class Leader:
         asked = {
             "auto": said.num_users is not None or from_form,
             "stages": False,
+            "search": False,
             "users": True,
         }[said.load]
         return int(users or 1) if asked else None
@@ -143,13 +159,19 @@ class Leader:
         run_s, cuts_stages = self._form.run_time, self._asked_users is None
         try:
             is_late = self._run is None or (cuts_stages and run_s and elapsed_s >= run_s)
-            stage = None if is_late or self._run is None else self._run.stage(elapsed_s)
+            users = self._runner.user_count
+            stage = None if is_late or self._run is None else self._run.stage(elapsed_s, users)
         except PlainError as error:
             self._complain(error)
             return None
         self._is_drained = stage is None
         self.standing.look()
         return stage
+
+    def hear(self, judged: Judgements) -> None:
+        """What came of the requests of a load process."""
+        if self._run is not None:
+            self._run.hear(judged)
 
     def load_ends(self) -> None:
         """Before Locust stops the users of this process, or of the crew."""

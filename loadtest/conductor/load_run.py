@@ -11,17 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from estimator.errors import PlainError
 from loadtest.access import require_below_cap
-from loadtest.conductor.plan import Held, held_at
+from loadtest.conductor.course import FOREVER_S, Course, Moment, Step
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.processes import end_process
 from loadtest.records import Event, EventKind
 from loadtest.run_folder import PlannedStage, RunState
-
-FOREVER_S: Final = 366 * 24 * 3600.0
+from loadtest.workers.docket import Judgements
 
 
 class LoadRun:
@@ -30,51 +28,57 @@ class LoadRun:
     def __init__(
         self,
         run: PreparedRun,
-        stages: Sequence[PlannedStage],
+        course: Course,
         stage_begins: Callable[[PlannedStage, int], None],
         *,
         has_pauses: bool = False,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         # a number from the command line or the web page was in no plan
-        require_below_cap(max(stage.users for stage in stages), run.manifest.users_cap)
+        require_below_cap(course.users_max, run.manifest.users_cap)
         self.run = run
-        self._stages = stages
+        self._course = course
         self._stage_begins = stage_begins
         self._has_pauses = has_pauses
         self._clock = clock
-        self._held: Held | None = None
+        self._step: Step | None = None
         self._events = run.folder.events_writer()
         self._collector = start_collector(run)
         self._ended = False
-        self._is_over = False
-        self._write("run_start", {"stages": len(stages)})
+        self._write("run_start", {"stages": len(run.manifest.stages)})
 
-    def stage(self, elapsed_s: float) -> PlannedStage | None:
-        """What the load should be now; a stage that begins becomes a row. None when the plan is over."""
-        before = self._held
+    def stage(self, elapsed_s: float, users: int) -> PlannedStage | None:
+        """What the load should be now, while there are so many users; None when the plan is over.
+
+        A stage that begins becomes a row, and so does the moment it has settled.
+        """
+        before, at_ns = self._step, self._clock()
         if not self._ended:  # Locust's ramp ticks on while the load is being stopped
-            self._held = None if self._is_over else held_at(self._stages, before, elapsed_s)
-            self._is_over = self._held is None
-        if self._held is None:
+            self._step = self._course.step(Moment(elapsed_s=elapsed_s, at_ns=at_ns, users=users))
+        step = self._step
+        if step is None:
             return None
-        stage = self._stages[self._held.index]
-        if before != self._held:
-            self._begin(stage)
-        return stage
+        if before is None or before.stage.index != step.stage.index:
+            self._begin(step.stage, at_ns)
+        elif step.has_settled and not before.has_settled:
+            self._events.append(Event(at_ns=at_ns, event="settled", data={"index": step.stage.index}))
+        return step.stage
 
     @property
     def held(self) -> PlannedStage | None:
         """The stage in force; None before the first and when no load is held any more."""
-        return None if self._held is None or self._ended else self._stages[self._held.index]
+        return None if self._step is None or self._ended else self._step.stage
 
     @property
     def stages(self) -> Sequence[PlannedStage]:
-        """The plan that is followed."""
-        return self._stages
+        """The plan that is followed; empty where a search decides as it goes."""
+        return self._course.stages
 
-    def _begin(self, stage: PlannedStage) -> None:
-        at_ns = self._clock()
+    def hear(self, judged: Judgements) -> None:
+        """What came of the requests."""
+        self._course.hear(judged)
+
+    def _begin(self, stage: PlannedStage, at_ns: int) -> None:
         told = dataclasses.asdict(stage)
         del told["spawn_rate_per_s"]
         told["has_pauses"] = self._has_pauses
@@ -84,7 +88,7 @@ class LoadRun:
     @property
     def is_complete(self) -> bool:
         """The plan was held to its end, or had none and went on until it was stopped."""
-        return self._is_over or self._stages[-1].hold_s == FOREVER_S
+        return self._course.is_complete
 
     def gave_up(self, error: PlainError) -> None:
         """The row that tells the verdict why the plan was not followed to its end."""
@@ -95,7 +99,7 @@ class LoadRun:
         """The load is not held any more; requests in flight may still finish."""
         if not self._ended:
             self._ended = True
-            self._write("run_end", {"reason": "plan complete" if self.is_complete else "stopped"})
+            self._write("run_end", {"reason": self._course.end_reason})
 
     def close(self) -> None:
         """After the last request: ends the collector, then folds the rows. Raises PlainError or OSError."""

@@ -11,7 +11,7 @@ import gevent
 from locust.runners import STATE_CLEANUP, STATE_STOPPED, WorkerRunner
 
 from estimator.errors import PlainError
-from loadtest.conductor.crew import CLOSED, GIVE_UP, NEWS, OPEN, STAGE, STOP
+from loadtest.conductor.crew import CLOSED, GIVE_UP, JUDGED, NEWS, OPEN, STAGE, STOP
 from loadtest.conductor.prepare import open_prepared
 from loadtest.conductor.roles import role_of
 from loadtest.conductor.station import Seat, Station
@@ -70,6 +70,7 @@ class Member:
                 Seat(worker=int(data["worker"]), workers=int(data["workers"])),
                 self._runner,
                 self._give_up,
+                lambda judged: self._runner.send_message(JUDGED, judged.message()),
             )
         except PlainError as error:
             self._give_up(error)

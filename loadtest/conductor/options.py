@@ -22,7 +22,7 @@ from loadtest.access import (
 from loadtest.conductor.audit.preflight import audit_before_load
 from loadtest.conductor.prepare import PreparedRun, RunRequest, open_prepared, prepare_run
 from loadtest.origin import parse_origin
-from loadtest.scenario import read_scenario
+from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
 
 if TYPE_CHECKING:  # Locust patches the process that imports it
     from locust.argument_parser import LocustArgumentParser
@@ -50,8 +50,9 @@ def add_options(parser: LocustArgumentParser, engine: EngineName, scenario: Path
     group.add_argument(
         "--load",
         default="auto",
-        choices=["auto", "stages", "users"],
-        help="The scenario's stages or the given users. auto: users if a number was given",
+        choices=["auto", "stages", "search", "users"],
+        help="The scenario's stages, a search for the limit, or the given users. auto: users if a number was "
+        "given, else as the scenario says",
     )
     group.add_argument(
         "--exporter-port",
@@ -132,7 +133,7 @@ def run_as_asked(options: Namespace, host: str, users: int | None) -> PreparedRu
     return prepare_run(
         RunRequest(
             origin=origin,
-            scenario=read_scenario(Path(options.scenario)),
+            scenario=_scenario(options),
             engine=options.engine,
             runs_root=Path(options.runs_dir),
             model=options.model or None,
@@ -144,6 +145,16 @@ def run_as_asked(options: Namespace, host: str, users: int | None) -> PreparedRu
         ),
         audit=None if options.no_audit else audit_before_load,
     )
+
+
+def _scenario(options: Namespace) -> Scenario:
+    """As its file says, unless --load says otherwise. Raises ScenarioError."""
+    scenario = read_scenario(Path(options.scenario))
+    if options.load == "search":
+        return searching(scenario)
+    if options.load == "stages" and not scenario.stages:
+        raise ScenarioError(f"--load stages, but {options.scenario} gives a search: add stages to it")
+    return scenario
 
 
 def _processes(options: Namespace) -> int:

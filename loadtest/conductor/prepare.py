@@ -24,6 +24,8 @@ from loadtest.conductor.audit.host_audit import SPARE_FILE_DESCRIPTORS
 from loadtest.conductor.fitting import fitted_to
 from loadtest.conductor.plan import plan_stages
 from loadtest.conductor.pool import counted_pool, kv_pool_from_metrics
+from loadtest.conductor.search import SearchPlan
+from loadtest.conductor.search_plan import plan_search
 from loadtest.conductor.server_facts import ServedModel, ServerFacts, read_server
 from loadtest.conductor.tokenizer import Tokenizer
 from loadtest.origin import ApiKey, Origin, read_api_key
@@ -73,9 +75,12 @@ class PlannedRun:
     served: ServedModel
     prediction: Prediction | None
     stages: tuple[PlannedStage, ...]
+    search: SearchPlan | None = None
 
     @property
     def users_max(self) -> int:
+        if self.search is not None:
+            return self.search.users_max
         return self.request.users_max or max(stage.users for stage in self.stages)
 
 
@@ -114,8 +119,16 @@ def plan_run(request: RunRequest, key: ApiKey | None) -> PlannedRun:
     tokenizer = Tokenizer(origin=request.origin, key=key, model=served.name, engine=request.engine)
     request = replace(request, scenario=fitted_to(request.scenario, tokenizer, facts.models))
     prediction = _prediction(request, facts, served)
-    stages = () if request.users_max is not None else plan_stages(request.scenario, prediction)
-    plan = PlannedRun(request=request, facts=facts, served=served, prediction=prediction, stages=stages)
+    is_planned, scenario = request.users_max is None, request.scenario
+    searches = is_planned and scenario.search is not None
+    plan = PlannedRun(
+        request=request,
+        facts=facts,
+        served=served,
+        prediction=prediction,
+        stages=plan_stages(scenario, prediction) if is_planned else (),
+        search=plan_search(scenario, prediction, request.users_cap) if searches else None,
+    )
     require_below_cap(plan.users_max, request.users_cap)
     return plan
 

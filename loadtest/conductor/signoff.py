@@ -103,10 +103,16 @@ def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[
     if request.pool is not None and run.prediction is not None and run.prediction.pool != request.pool:
         shown = run.prediction.pool.blocks
         say(f"model and GPU make {request.pool.blocks:,} KV blocks, the server has {shown:,}")
-    minutes = sum(stage.hold_s for stage in run.manifest.stages) / 60
-    say(f"{run.manifest.model} at {host}: {len(run.manifest.stages)} stages, {minutes:.1f} minutes")
+    say(f"{run.manifest.model} at {host}: {_planned(run)}")
     was_interrupted = run_load(run, processes=request.processes, say=say)
     return SignedOff(folder=run.folder, was_interrupted=was_interrupted)
+
+
+def _planned(run: PreparedRun) -> str:
+    stages, search = run.manifest.stages, run.scenario.search
+    if search is not None:
+        return f"a search, at most {search.max_minutes:g} minutes"
+    return f"{len(stages)} stages, {sum(stage.hold_s for stage in stages) / 60:.1f} minutes"
 
 
 @contextmanager
@@ -193,9 +199,15 @@ def _follow(
             locust.terminate()
         stages = _stage_events(run.folder.events_path)
         for event in stages[told:]:
-            data = event.data
-            say(f"stage {int(data['index'] or 0) + 1} of {len(run.manifest.stages)}: {data['users']} users")
+            say(_told(event, len(run.manifest.stages)))
         told = len(stages)
+
+
+def _told(event: Event, stages: int) -> str:
+    data = event.data
+    if not stages:  # of a search nobody knows how many there will be
+        return str(data["label"])
+    return f"stage {int(data['index'] or 0) + 1} of {stages}: {data['users']} users"
 
 
 def _stage_events(path: Path) -> list[Event]:

@@ -28,7 +28,7 @@ class Level:
 
     @property
     def settled_ns(self) -> int:
-        return self.began_ns + int(self.stage.settle_s * 1e9)
+        return self.began_ns + int((self.stage.settle_s or 0.0) * 1e9)
 
     @property
     def judged_s(self) -> float:

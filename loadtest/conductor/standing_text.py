@@ -111,7 +111,8 @@ def _load(standing: Standing) -> Iterator[Row]:
     else:
         level = standing.levels[-1]
         state = f"judged for {level.judged_s:.0f} s" if level.is_settled else "settling"
-        place = f"stage {stage.index + 1} of {len(standing.run.stages)}"
+        planned = len(standing.run.stages)
+        place = f"stage {stage.index + 1} of {planned}" if planned else f"level {stage.index + 1}"
         yield "Level now", f"{stage.users} users", f"{place}, {stage.label}, {state}"
     in_flight = signals_added(workers, "client_in_flight")
     backlog, unsent = (signals_added(workers, f"client_{name}") for name in ("backlog", "unsent_total"))

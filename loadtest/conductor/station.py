@@ -22,12 +22,14 @@ from loadtest.origin import read_api_key
 from loadtest.row_file import RowFileError, RowWriter
 from loadtest.run_folder import PlannedStage
 from loadtest.workers.desk import Desk, Script, reception
+from loadtest.workers.docket import Docket, Judgements
 from loadtest.workers.watchdog import Watchdog
 from loadtest.workload.arrivals import arrival_times_s
 from loadtest.workload.asker import open_workload
 
 SAMPLE_S = 1.0
 SAVE_S = 1.0
+REPORT_S = 0.5
 TALLY_BEATS = 10
 """Counts of streams are written so seldom: as much of them a killed worker may lose."""
 
@@ -42,7 +44,10 @@ class Seat:
 
 
 class Station:
-    """Opened after Locust has forked. `give_up` is called when the load cannot go on."""
+    """Opened after Locust has forked. `give_up` is called when the load cannot go on.
+
+    `tell` is given what came of the requests about once a second, where the run searches.
+    """
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class Station:
         seat: Seat,
         runner: Runner,
         give_up: Callable[[PlainError], None],
+        tell: Callable[[Judgements], None],
     ) -> None:
         worker = seat.worker
         self._run = run
@@ -67,10 +73,12 @@ class Station:
             watchdog=Watchdog(run.scenario.timeouts, time.perf_counter_ns()),
             counts=LiveCounts(run.scenario.limits),
             give_up=give_up,
+            docket=None if run.scenario.search is None else Docket(worker, run.scenario.limits),
         )
+        self._tell = tell
         self._pulse = Pulse(worker)
         self._signals: dict[str, float] = {}
-        self._greenlets = [gevent.spawn(work) for work in (self._probe, self._beat, self._save)]
+        self._greenlets = [gevent.spawn(work) for work in (self._probe, self._beat, self._save, self._report)]
         prepay()
         reception.open(self._desk)
 
@@ -164,6 +172,12 @@ class Station:
                 self._desk.give_up(PlainError(str(error)))
                 return
 
+    def _report(self) -> None:
+        desk = self._desk
+        while desk.docket is not None:
+            gevent.sleep(REPORT_S)
+            self._tell(desk.docket.taken(desk.clock()))
+
     def _save(self) -> None:
         """The rows pushed to the disk, a second after the last time was over: a slow disk delays nothing."""
         pool = gevent.get_hub().threadpool
@@ -187,16 +201,20 @@ def _sync(rows: RowWriter) -> RowFileError | OSError | None:
 class OwnUsers:
     """The users of a run where they live in the process that decides the load."""
 
-    def __init__(self, runner: Runner, give_up: Callable[[PlainError], None]) -> None:
+    def __init__(
+        self, runner: Runner, give_up: Callable[[PlainError], None], hear: Callable[[Judgements], None]
+    ) -> None:
         self._runner = runner
         self._give_up = give_up
+        self._hear = hear
         self._station: Station | None = None
         self._last: list[News] = []
 
     def open(self, run: PreparedRun, roles: Mapping[str, Role]) -> None:
         self._limits = run.scenario.limits
         self._last = []
-        self._station = Station(run, roles, Seat(worker=0, workers=1), self._runner, self._give_up)
+        seat = Seat(worker=0, workers=1)
+        self._station = Station(run, roles, seat, self._runner, self._give_up, self._hear)
 
     def stage_begins(self, stage: PlannedStage, start_ns: int) -> None:
         if self._station is not None:

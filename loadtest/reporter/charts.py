@@ -193,6 +193,7 @@ def _quantiles(
     axes: Axes, name: str, points: Sequence[tuple[int, Quantiles | None]], limit_s: float | None
 ) -> None:
     known = [(users, quantiles) for users, quantiles in points if quantiles is not None]
+    known.sort(key=lambda point: point[0])  # a search goes up and down
     users = [count for count, _ in known]
     for label, colour in (("p50", GREEN), ("p95", BLUE), ("p99", ORANGE)):
         heights = [max(getattr(quantiles, f"{label}_s") * 1000, FLOOR_MS) for _, quantiles in known]

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from loadtest.reporter.snapshot import Snapshot
 from loadtest.scenario import Scenario
 
-NOT_THE_WORKLOAD: Final = frozenset({"name", "twin", "stages"})
+NOT_THE_WORKLOAD: Final = frozenset({"name", "twin", "stages", "search"})
 """Keys of a scenario that do not change what a request is: other stages may share a concurrency."""
 SHOWN_CHARACTERS: Final = 60
 
@@ -36,6 +36,7 @@ def differences(old: Snapshot, new: Snapshot) -> Iterator[Difference]:
         ("seed", old.seed, new.seed, True),
         ("scenario", _workload(old), _workload(new), True),
         ("stages", old.scenario.get("stages"), new.scenario.get("stages"), False),
+        ("search", old.scenario.get("search"), new.scenario.get("search"), False),
         ("versions", old.versions, new.versions, False),
         ("server", old.server, new.server, False),
     )

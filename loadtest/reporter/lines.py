@@ -6,6 +6,7 @@ from estimator.capacity import Prediction
 from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.observation import ClientHealth, Observation
 from loadtest.reporter.plain import one_line
+from loadtest.reporter.searched import bracket_text
 from loadtest.reporter.verdict import Verdict
 from loadtest.reporter.waterfall_text import explain_gap
 
@@ -40,6 +41,8 @@ def of_prediction(prediction: Prediction | None) -> str:
 
 def observed(observation: Observation) -> str:
     broken = observation.first_broken
+    if observation.search is not None:
+        return bracket_text(observation, observation.search)
     if not observation.stages:
         return "nothing: no stage lasted beyond its settling time"
     held = f"{observation.n_max} held" if observation.n_max else "no stage held"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loadtest.scenario import Limits
+from loadtest.search_result import SearchResult
 from loadtest.sequential.trend import Slope
 
 Series = tuple[tuple[float, float], ...]
@@ -178,3 +179,12 @@ class Observation:
     start_ns: int
     """Where the time axis of the series and windows begins."""
     windows: tuple[Window, ...]
+    search: SearchResult | None = None
+    """What found the limit, where that was a search: its verdict is the run's."""
+
+    @property
+    def breaks(self) -> int | None:
+        """The smallest concurrency that did not hold; None: none was seen."""
+        if self.search is not None:
+            return self.search.breaks
+        return None if self.first_broken is None else self.first_broken.users

@@ -14,6 +14,7 @@ from loadtest.reporter.audit_text import audit_facts
 from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.charts import draw_charts
 from loadtest.reporter.lines import client, gap, observed, predicted, signed
+from loadtest.reporter.method_text import method, proof
 from loadtest.reporter.observation import StageObservation
 from loadtest.reporter.plain import markdown_cell, one_line
 from loadtest.reporter.stages import failed
@@ -148,7 +149,7 @@ def _page(verdict: Verdict, manifest: Manifest, run_path: str, *, with_charts: b
             ("Client", one_line(client(observation.client))),
             ("Sign-off", one_line(signed(verdict, run_path))),
         ],
-        "proof": _proof(verdict),
+        "proof": proof(verdict),
         "wall": WALL_TEXT[observation.wall.name],
         "wall_name": observation.wall.name,
         "wall_evidence": one_line(observation.wall.evidence),
@@ -164,7 +165,7 @@ def _page(verdict: Verdict, manifest: Manifest, run_path: str, *, with_charts: b
             for name, svg in charts.items()
         ],
         "checks": _checks(verdict),
-        "method": _method(verdict),
+        "method": method(verdict),
         "facts": _facts(verdict, manifest, run_path),
     }
 
@@ -186,16 +187,6 @@ def _arithmetic(verdict: Verdict) -> str:
     unknown = ", ".join(name for name, value in named if value is None)
     rest = f" Not known or not set: {unknown}." if unknown else ""
     return f"N_safe = floor({1 - BUFFER_RATIO:g} x min({known})) = {verdict.n_safe}.{rest}"
-
-
-def _proof(verdict: Verdict) -> str:
-    evidence = verdict.evidence
-    if evidence.share_at_most is None:
-        return ""
-    return (
-        f"{evidence.k} of the {evidence.n} requests at {verdict.n_safe} to {verdict.n_max} users broke a "
-        f"limit or failed: with {evidence.confidence:.0%} confidence at most {evidence.share_at_most:.1%} do."
-    )
 
 
 def _row(stage: StageObservation, *, is_limit: bool) -> Row:
@@ -260,24 +251,6 @@ def _checks(verdict: Verdict) -> list[dict[str, str]]:
 
 def _ms(duration_s: float | None) -> float | None:
     return None if duration_s is None else duration_s * 1000
-
-
-def _method(verdict: Verdict) -> list[str]:
-    evidence, observation = verdict.evidence, verdict.observation
-    return [
-        "A stage held when its users were really in flight, nothing was preempted, no queue stood (median "
-        "waiting below 1, or below what comes within two engine steps), "
-        f"{observation.percentile:g}% of its requests kept every limit and at most "
-        f"{observation.limits.failures_max_ratio:.0%} failed. N_max is the highest stage that held with all "
-        "below it.",
-        f"The proof pools the stages that held at N_safe users or more: {evidence.k} of {evidence.n} "
-        f"requests broke a limit or failed; with a design effect of {evidence.design_effect:.1f} (requests "
-        f"of one run resemble each other) an exact binomial test at {evidence.confidence:.0%} says "
-        f"{evidence.answer}.",
-        "A request counts for the stage it started in and is waited for to its end. Failed requests count "
-        "against the limits and never enter a latency. Settling seconds are not judged, but a preemption in "
-        "them is.",
-    ]
 
 
 def _facts(verdict: Verdict, manifest: Manifest, run_path: str) -> list[tuple[str, str]]:

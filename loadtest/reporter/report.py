@@ -26,4 +26,4 @@ def judge_run(folder: RunFolder) -> Verdict:
     """The verdict alone. Raises as write_report does."""
     manifest, prediction = folder.read_manifest(), folder.read_prediction()
     slots = None if prediction is None else prediction.n_slots
-    return judge(prediction, observe(finalise(folder), manifest, slots))
+    return judge(prediction, observe(finalise(folder), manifest, slots, folder.read_search()))

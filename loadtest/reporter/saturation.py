@@ -17,9 +17,9 @@ from loadtest.reporter.audit_text import access_doubts
 from loadtest.reporter.cache_audit import cache_doubts
 from loadtest.reporter.cohort import judge_cohort, outcomes_of
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
+from loadtest.reporter.searched import doubts_of_levels, faults_of_level, level_that_broke
 from loadtest.reporter.signs import signs
 from loadtest.reporter.stages import (
-    allowed_ratio,
     failed,
     load_shortfall,
     queue_from,
@@ -32,27 +32,35 @@ from loadtest.reporter.walls import client_health, halted, name_wall
 from loadtest.results import RunRows
 from loadtest.run_folder import Manifest
 from loadtest.scenario import Limits, parse_scenario
+from loadtest.search_result import SearchResult
 
 LOOKS_IN_VAIN_RATIO: Final = 0.10
 """Where more looks at the server than this failed, nobody knows whether requests waited."""
 
 
-def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation:
-    """Everything a verdict needs, from rows alone. `slots` is max_num_seqs where it is known."""
+def observe(
+    rows: RunRows, manifest: Manifest, slots: int | None, found: SearchResult | None = None
+) -> Observation:
+    """Everything a verdict needs, from rows alone. `slots` is max_num_seqs where it is known.
+
+    `found`: the load was a search, and this is what it says of its levels.
+    """
     scenario = parse_scenario(dict(manifest.scenario))
     limits = scenario.limits
     engine = [sample for sample in rows.samples if sample.source == "engine"]
     cut = windows(rows.events)
     start_ns = cut[0].start_ns if cut else 0
     judged = [window for window in cut if window.window_s > 0]
-    stages = tuple(_stage(window, rows, engine, limits) for window in judged)
+    stages = tuple(_stage(window, rows, engine, limits, found) for window in judged)
     by_users = sorted(stages, key=lambda stage: stage.users)
     broken = next((stage for stage in by_users if not stage.held), None)
+    if found is not None:
+        broken = level_that_broke(stages, found)
     gave_up = broken_off(rows.events)
     death = server_death(rows.requests, engine)
     audit = audit_tokens(rows.requests, cut)
     below = [s for s in by_users if broken is None or s.users < broken.users]
-    n_max = max((stage.users for stage in below), default=0)
+    n_max = max((stage.users for stage in below), default=0) if found is None else found.n_max
     invalid: str | None
     # where nothing broke, the highest level is the one in which it happened
     earlier = below[:-1] if broken is None else below
@@ -69,16 +77,20 @@ def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation
     return Observation(
         stages=stages,
         n_max=n_max,
-        n_slo=_n_slo(by_users, limits),
+        n_slo=_n_slo(by_users, limits) if found is None else n_max,
         first_broken=broken,
-        is_monotone=all(not later.held for earlier, later in pairwise(by_users) if not earlier.held),
+        is_monotone=_is_monotone(by_users) if found is None else found.is_monotone,
         wall=wall,
         server_died=death is not None,
         given_up_with=gave_up[1] if gave_up else None,
         client=client_health(rows, cut),
         unknowns=(
             *access_doubts(manifest),
-            *_unknowns([stage for stage in stages if stage.users <= n_max]),
+            *(
+                _unknowns([stage for stage in stages if stage.users <= n_max])
+                if found is None
+                else doubts_of_levels(stages)
+            ),
             *_slots_doubt(stages, slots),
             *token_doubts(audit, scenario),
             *cache_doubts(scenario, engine, held),
@@ -94,7 +106,12 @@ def observe(rows: RunRows, manifest: Manifest, slots: int | None) -> Observation
         waiting=series(engine, "waiting", start_ns),
         start_ns=start_ns,
         windows=tuple(cut),
+        search=found,
     )
+
+
+def _is_monotone(by_users: Sequence[StageObservation]) -> bool:
+    return all(not later.held for earlier, later in pairwise(by_users) if not earlier.held)
 
 
 def _last_good(held: Sequence[StageObservation]) -> str:
@@ -103,7 +120,13 @@ def _last_good(held: Sequence[StageObservation]) -> str:
     return f"the last level that held is {users} users" if users else "no level had held before"
 
 
-def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limits) -> StageObservation:
+def _stage(
+    window: Window,
+    rows: RunRows,
+    engine: Sequence[Sample],
+    limits: Limits,
+    found: SearchResult | None,
+) -> StageObservation:
     cohort = judge_cohort(rows.requests, window, limits)
     running = _values(engine, "running", window)
     waiting = _values(engine, "waiting", window)
@@ -144,7 +167,7 @@ def _stage(window: Window, rows: RunRows, engine: Sequence[Sample], limits: Limi
         output_tokens_per_s=cohort.output_tokens_per_s,
         little_ratio=cohort.little_ratio,
         client=client_health(rows, [window]),
-        faults=_faults(facts, limits),
+        faults=_faults(facts, limits) if found is None else faults_of_level(found, window.index),
         **signs(rows.requests, engine, window),
         **facts,
     )
@@ -158,7 +181,7 @@ def _faults(facts: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
         faults.append(f"{preemptions:.0f} preemptions")
     if waiting is not None and waiting >= facts["queue_from"]:
         faults.append(f"a queue: {waiting:.0f} requests waiting in the median")
-    if bad > allowed_ratio(limits) * requests:
+    if bad > limits.violations_max_ratio * requests:
         share = 1 - bad / requests
         faults.append(f"only {share:.1%} of requests within the limits, {limits.percentile:g}% wanted")
     if lost > limits.failures_max_ratio * requests:
@@ -176,7 +199,7 @@ def _n_slo(by_users: Sequence[StageObservation], limits: Limits) -> int | None:
         return None
     n_slo = 0
     for stage in by_users:
-        if not stage.requests or stage.slo_violations > allowed_ratio(limits) * stage.requests:
+        if not stage.requests or stage.slo_violations > limits.violations_max_ratio * stage.requests:
             break
         n_slo = stage.users
     return n_slo

@@ -116,8 +116,8 @@ def _portable(key: str, value: Any) -> Any:
 
 def _limits(verdict: Verdict) -> tuple[Figure, Figure]:
     """N_max lies from the highest level that held to below the first that did not, and N_safe follows."""
-    broken = verdict.observation.first_broken
-    most = None if broken is None else max(broken.users - 1, verdict.n_max)
+    breaks = verdict.observation.breaks
+    most = None if breaks is None else max(breaks - 1, verdict.n_max)
     known = [limit for limit in (verdict.n_kv, verdict.n_slots, most) if limit is not None]
     safe_most = safe_limit(*known) if known else None
     n_safe = Figure(

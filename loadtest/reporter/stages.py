@@ -12,7 +12,6 @@ import numpy as np
 from loadtest.records import SUCCESSES, Event, Sample
 from loadtest.reporter.observation import Series, Window
 from loadtest.request_table import RequestTable
-from loadtest.scenario import Limits
 
 LOAD_REACHED_RATIO: Final = 0.97
 """Users without pauses are in flight nearly always; fewer than this and the stage was not held."""
@@ -24,13 +23,14 @@ QUEUE_REQUESTS: Final = 1.0
 def windows(events: Sequence[Event]) -> list[Window]:
     """A stage lasts until the next one, or the end of the run; one without an end is not judged."""
     marks = [event for event in events if event.event in ("stage", "run_end")]
+    settled = {event.data["index"]: event.at_ns for event in events if event.event == "settled"}
     return [
         Window(
             index=int(mark.data["index"] or 0),
             label=str(mark.data.get("label") or f"{mark.data['users']} users"),
             users=int(mark.data["users"] or 0),
             start_ns=mark.at_ns,
-            settled_ns=mark.at_ns + int(float(mark.data["settle_s"] or 0) * 1e9),
+            settled_ns=_settled_ns(mark, settled.get(mark.data["index"]), after.at_ns),
             end_ns=after.at_ns,
             rate_per_s=_number(mark.data.get("rate_per_s")),
             has_pauses=bool(mark.data.get("has_pauses")),
@@ -38,6 +38,14 @@ def windows(events: Sequence[Event]) -> list[Window]:
         for mark, after in pairwise(marks)
         if mark.event == "stage"
     ]
+
+
+def _settled_ns(mark: Event, settled_ns: int | None, end_ns: int) -> int:
+    """A stage that was to settle and never did is not judged."""
+    settle_s = mark.data["settle_s"]
+    if settle_s is not None:
+        return mark.at_ns + int(float(settle_s) * 1e9)
+    return end_ns if settled_ns is None else settled_ns
 
 
 def _number(value: str | float | bool | None) -> float | None:
@@ -75,11 +83,6 @@ def in_flight_at(requests: RequestTable, moments_ns: Sequence[int]) -> list[int]
         begun -= np.bincount(np.searchsorted(moments, rows["done_ns"]), minlength=len(begun))
     in_flight: list[int] = np.cumsum(begun)[:-1].tolist()
     return in_flight
-
-
-def allowed_ratio(limits: Limits) -> float:
-    """Share of requests that may violate: 0.05 for p95. Rounded, or 1 - 0.9 would refuse one in ten."""
-    return round(1 - limits.percentile / 100, 9)
 
 
 def failed(outcomes: Mapping[str, int]) -> int:

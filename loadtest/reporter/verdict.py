@@ -8,7 +8,7 @@ from typing import Final, Literal
 from estimator.capacity import Prediction
 from loadtest.reporter.buffer import safe_limit
 from loadtest.reporter.observation import Observation, StageObservation, Wall
-from loadtest.reporter.stages import allowed_ratio
+from loadtest.reporter.searched import certified, conclusion
 from loadtest.sequential import Evidence, weigh
 
 CONFIDENCE: Final = 0.95
@@ -43,8 +43,13 @@ def judge(prediction: Prediction | None, observation: Observation) -> Verdict:
     """N_safe = floor(0.8 x min(N_kv, N_slots, N_slo, N_max)); PASS needs it proven, not only seen."""
     n_kv = None if prediction is None else prediction.n_kv
     n_slots = None if prediction is None else prediction.n_slots
-    n_safe = safe_limit(n_kv, n_slots, observation.n_slo, observation.n_max)
-    evidence = _evidence(observation, n_safe)
+    found = observation.search
+    if found is None:
+        n_safe = safe_limit(n_kv, n_slots, observation.n_slo, observation.n_max)
+        evidence = _evidence(observation, n_safe)
+    else:  # the level that was certified
+        n_safe = found.n_safe
+        evidence = certified(found, q=observation.limits.violations_max_ratio, confidence=CONFIDENCE)
     status, reason = _status(observation, n_safe, evidence)
     predicted = None if n_kv is None else min(n_kv, n_kv if n_slots is None else n_slots)
     return Verdict(
@@ -58,7 +63,7 @@ def judge(prediction: Prediction | None, observation: Observation) -> Verdict:
         n_max=observation.n_max,
         n_safe=n_safe,
         gap_ratio=observation.n_max / predicted - 1 if predicted else None,
-        is_lower_bound=observation.first_broken is None and bool(observation.stages),
+        is_lower_bound=observation.breaks is None and bool(observation.stages),
         evidence=evidence,
         prediction=prediction,
         observation=observation,
@@ -71,13 +76,15 @@ def _evidence(observation: Observation, n_safe: int) -> Evidence:
         stage for stage in observation.stages if n_safe <= stage.users <= observation.n_max
     ]
     violations = b"".join(stage.violations for stage in proving)
-    return weigh(violations, q=allowed_ratio(observation.limits), confidence=CONFIDENCE)
+    return weigh(violations, q=observation.limits.violations_max_ratio, confidence=CONFIDENCE)
 
 
 def _status(observation: Observation, n_safe: int, evidence: Evidence) -> tuple[Status, str]:
     wall: Wall = observation.wall
     if wall.name in ("client", "invalid"):
         return "VOID", wall.evidence
+    if observation.search is not None:
+        return conclusion(observation.search, observation.unknowns, evidence)
     if not observation.stages:
         return "INCONCLUSIVE", "no stage lasted long enough to be judged"
     broken = observation.first_broken

@@ -1,6 +1,7 @@
 """The scenario: what to send, how much of it, and what counts as good; read from one YAML file."""
 
 from loadtest.scenario.parts import ScenarioError as ScenarioError
+from loadtest.scenario.parts import SearchAsked as SearchAsked
 from loadtest.scenario.parts import Stage as Stage
 from loadtest.scenario.reading import parse_scenario as parse_scenario
 from loadtest.scenario.reading import read_scenario as read_scenario
@@ -10,3 +11,4 @@ from loadtest.scenario.whole import Endpoint as Endpoint
 from loadtest.scenario.whole import Limits as Limits
 from loadtest.scenario.whole import Scenario as Scenario
 from loadtest.scenario.whole import Timeouts as Timeouts
+from loadtest.scenario.whole import searching as searching

@@ -79,6 +79,29 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SearchAsked:
+    """Instead of stages: the largest number of users that keeps the limits is found, a safe one proven."""
+
+    __pydantic_config__ = STRICT
+
+    max_minutes: float = 15.0
+    start_users: int | None = None
+    """None: the predicted limit."""
+    users_max: int | None = None
+    """None: four times the first level. A search that gets there reports a lower bound."""
+    settle_min_s: float = 20.0
+    """A level is not judged sooner, however short its requests are."""
+
+    def __post_init__(self) -> None:
+        require_positive("search.", self, "max_minutes", "start_users", "users_max", "settle_min_s")
+        if self.start_users is not None and self.users_max is not None:
+            require(
+                self.start_users <= self.users_max,
+                f"search.start_users {self.start_users} is above search.users_max {self.users_max}",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arrivals:
     """closed: a user sends when its last answer is over. The others are open loops, whoever still waits."""
 

@@ -17,6 +17,7 @@ from loadtest.scenario.parts import (
     Arrivals,
     Images,
     ModelShare,
+    SearchAsked,
     Session,
     SharedPrefix,
     Stage,
@@ -45,6 +46,11 @@ class Limits:
     e2e_s: float | None = None
     percentile: float = 95.0
     failures_max_ratio: float = 0.01
+
+    @property
+    def violations_max_ratio(self) -> float:
+        """Share of requests that may violate: 0.05 for p95. Rounded, or 1 - 0.9 would refuse one in ten."""
+        return round(1 - self.percentile / 100, 9)
 
     def __post_init__(self) -> None:
         require_positive("limits.", self, "ttft_s", "tpot_s", "e2e_s")
@@ -75,7 +81,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A whole test: the workload, the stages and the limits."""
+    """A whole test: the workload, the stages or the search, and the limits."""
 
     __pydantic_config__ = STRICT
 
@@ -83,7 +89,9 @@ class Scenario:
     input_tokens: Lengths | None = None
     """Of a whole prompt, template, system prompt and images included; of a later turn, what it adds."""
     output_tokens: Lengths | None = None
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage, ...] = ()
+    search: SearchAsked | None = None
+    """Given instead of stages."""
     seed: int = 1
     endpoint: Endpoint = "completions"
     ignore_eos: bool = True
@@ -116,6 +124,7 @@ class Scenario:
         _check_lengths(self)
         _check_endpoint(self)
         _check_stages(self)
+        _check_search(self)
         check_extra_body(self.extra_body)
         check_extra_headers(self.extra_headers)
 
@@ -207,8 +216,17 @@ def _check_endpoint(scenario: Scenario) -> None:
     require(scenario.system is None or bool(scenario.system.strip()), "system is empty: leave it out")
 
 
+def searching(scenario: Scenario, asked: SearchAsked | None = None) -> Scenario:
+    """The same load, with a search in place of its stages. Raises ScenarioError where it cannot be one."""
+    return replace(scenario, stages=(), search=asked or scenario.search or SearchAsked())
+
+
 def _check_stages(scenario: Scenario) -> None:
-    require(bool(scenario.stages), "stages is empty: give at least one stage")
+    searches = scenario.search is not None
+    require(
+        bool(scenario.stages) or searches, "stages is missing or empty: give at least one stage, or a search"
+    )
+    require(not (scenario.stages and searches), "give either stages or a search, not both")
     kind = scenario.arrivals.kind
     for stage in scenario.stages:
         require(
@@ -228,3 +246,22 @@ def _check_stages(scenario: Scenario) -> None:
     if kind == "trace":
         require(scenario.trace is not None, "arrivals of kind trace need a trace: {file, format}")
         require(len(scenario.stages) == 1, "arrivals of kind trace play it once through: give one stage")
+
+
+def _check_search(scenario: Scenario) -> None:
+    if scenario.search is None:
+        return
+    limits, session = scenario.limits, scenario.session
+    require(
+        any(limit is not None for limit in (limits.ttft_s, limits.tpot_s, limits.e2e_s)),
+        "a search needs to know what is good: set ttft_s, tpot_s or e2e_s in limits",
+    )
+    require(
+        scenario.arrivals.kind == "closed",
+        f"a search sets the number of users, which arrivals of kind {scenario.arrivals.kind} do not follow: "
+        "leave arrivals out, or give stages",
+    )
+    require(
+        session is None or session.think_s.mean_s == 0,
+        "a search needs users who ask again at once: leave session.think_s out, or give stages",
+    )

@@ -108,12 +108,16 @@ class ChatUser(User):
         desk.in_flight += 1
         try:
             desk.rows.append(issued_row(desk, turn, due))
+            if desk.docket is not None:
+                desk.docket.sent(turn.seq, due.at_ns, turn.ask.output_tokens, connection)
             # limits begin now: an arrival that waited for a user has not waited for the server yet
             exchange = connection.exchange(
                 turn.request, now_ns, turn.ask.output_tokens, keeps_text=keeps_text
             )
             record = ended_row(desk, turn, due, exchange)
             desk.rows.append(record)
+            if desk.docket is not None:
+                desk.docket.ended(record)
         except RowFileError as error:
             desk.give_up(error)  # a request that cannot be recorded must not be sent
             raise StopUser from error

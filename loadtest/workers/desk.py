@@ -18,6 +18,7 @@ from loadtest.origin import ApiKey, Origin
 from loadtest.row_file import RowWriter
 from loadtest.scenario import PATHS, Scenario
 from loadtest.stream_counts import Tally
+from loadtest.workers.docket import Docket
 from loadtest.workers.schedule import Schedule
 from loadtest.workers.stream import Connection
 from loadtest.workers.watchdog import Watchdog
@@ -70,6 +71,8 @@ class Desk:
     counts: LiveCounts
     """For those who watch the run; the rows are what is judged."""
     give_up: Callable[[PlainError], None]
+    docket: Docket | None = None
+    """Where a search hears of the requests."""
     clock: Callable[[], int] = time.perf_counter_ns
     schedule: Schedule = field(init=False)
     in_flight: int = 0

@@ -72,6 +72,11 @@ class Connection:
         """When the last token of the answer came that is read now, or was read last."""
         return None if self._reply is None else self._reply.last_token_ns
 
+    @property
+    def reply(self) -> Reply | None:
+        """The answer that is read now, or was read last; None before the first."""
+        return self._reply
+
     def open(self) -> None:
         """Connects before there is a request; whoever fails now will fail again, and be a row, then."""
         with contextlib.suppress(Fault):

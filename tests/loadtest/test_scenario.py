@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from estimator.spec import Lengths
-from loadtest.scenario import Scenario, ScenarioError, parse_scenario, read_scenario, scenario_body
+from loadtest.scenario import (
+    Scenario,
+    ScenarioError,
+    SearchAsked,
+    parse_scenario,
+    read_scenario,
+    scenario_body,
+    searching,
+)
 from loadtest.scenario.parts import lengths_of
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs/scenarios").glob("*.yaml"))
@@ -82,6 +90,15 @@ def test_a_scenario_survives_the_trip_through_json() -> None:
         ({"extra_headers": {"Host": "x"}}, "'Host' is set by the client"),
         ({"extra_headers": {"X-A": "b\r\nX-C: d"}}, "must be one line of plain ASCII"),
         ({"extra_headers": {"X A": "b"}}, "is no header name"),
+        ({"search": {}}, "give either stages or a search, not both"),
+        ({"search": {}, "stages": []}, "a search needs to know what is good: set ttft_s"),
+        ({"search": {"max_minutes": 0}}, "search.max_minutes must be above 0"),
+        ({"search": {"start_users": 9, "users_max": 4}}, "start_users 9 is above search.users_max 4"),
+        ({"search": {"minutes": 3}}, "unknown key 'search.minutes'; did you mean 'max_minutes'?"),
+        (
+            {"search": {}, "stages": [], "limits": {"e2e_s": 9}, "arrivals": {"kind": "poisson"}},
+            "arrivals of kind poisson do not follow",
+        ),
         ({"trace": {"file": "t", "format": "csv"}}, "input_tokens comes from the trace"),
         ({"dataset": {"file": "t", "format": "jsonl"}}, "input_tokens comes from the dataset"),
     ],
@@ -91,6 +108,19 @@ def test_a_wrong_key_is_named_with_its_fix(changes: dict[str, Any], sentence: st
         parse_scenario(a_body(**changes))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_users_who_think_are_no_load_to_search_with() -> None:
+    session = {"turns": 3, "think_s": {"mean_s": 1.0}}
+    with pytest.raises(ScenarioError, match=r"leave session\.think_s out"):
+        parse_scenario(a_body(search={}, stages=[], endpoint="chat", session=session, limits={"ttft_s": 1}))
+
+
+def test_a_search_takes_the_place_of_the_stages() -> None:
+    staged = parse_scenario(a_body(limits={"ttft_s": 1}))
+    searched = searching(staged)
+    assert (searched.stages, searched.search) == ((), SearchAsked())
+    assert parse_scenario(json.loads(json.dumps(scenario_body(searched)))) == searched
 
 
 def test_what_is_no_secret_is_let_through() -> None:

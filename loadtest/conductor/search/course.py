@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from loadtest.conductor.search.level import Choice, Finding, LevelVerdict
+from loadtest.search_result import Choice, Probe
 
 BRACKET_RATIO: Final = 1.25
 RESOLUTION: Final = 1.05
@@ -43,25 +43,6 @@ class SearchPlan:
             raise ValueError(f"q must be above 0 and at most 0.5, got {self.q}")
         if not (self.budget_s > 0.0 and self.bracket_ratio > 1.0):
             raise ValueError("budget_s must be above 0 and bracket_ratio above 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """One level that was tried; times are seconds on the caller's clock. `settled_s` None: it never did."""
-
-    choice: Choice
-    began_s: float
-    settled_s: float | None
-    ended_s: float
-    finding: Finding
-
-    @property
-    def users(self) -> int:
-        return self.choice.users
-
-    @property
-    def verdict(self) -> LevelVerdict:
-        return self.finding.verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

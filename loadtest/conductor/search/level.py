@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
+from loadtest.search_result import Finding, LevelVerdict
 from loadtest.sequential import Answer, Certificate, RatioTest, design_effect, weigh
-
-LevelVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-Role = Literal["search", "certify", "above", "repeat"]
 
 VERDICTS: Final[dict[Answer, LevelVerdict]] = {"good": "PASS", "bad": "FAIL", "unknown": "INCONCLUSIVE"}
 CLEAN, VIOLATES, PENDING = 0, 1, 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A level to be tried, and the sentence that says why this one."""
-
-    users: int
-    role: Role
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """How a level ended: `k` of `n` requests violate. `more_needed` clean ones would have passed it."""
-
-    verdict: LevelVerdict
-    n: int
-    k: int
-    design_effect: float
-    because: str
-    share_at_most: float | None = None
-    """Upper confidence bound of the share that violates, where the exact test was asked."""
-    more_needed: int = 0
 
 
 class Cohort:

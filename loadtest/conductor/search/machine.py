@@ -20,21 +20,13 @@ from typing import Literal
 from loadtest.conductor.search.course import (
     SEARCH_SHARE,
     Bracket,
-    Probe,
     SearchPlan,
     bracket_of,
     first_failed_below,
     next_choice,
 )
-from loadtest.conductor.search.level import (
-    Choice,
-    Cohort,
-    Finding,
-    LevelVerdict,
-    cut_short,
-    find,
-    find_signed,
-)
+from loadtest.conductor.search.level import Cohort, cut_short, find, find_signed
+from loadtest.search_result import Choice, Finding, LevelVerdict, Probe, SearchResult
 from loadtest.sequential import Certificate
 
 ROUNDS_SIGNED = 3
@@ -50,27 +42,6 @@ class Command:
     level: int
     """Its number, from 0: two levels in a row may have the same users."""
     why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
-    """What was found. n_max 0: no level is known to hold."""
-
-    n_max: int
-    breaks: int | None
-    """The smallest level that does not hold or could not be told; None: none was found."""
-    n_safe: int
-    verdict: LevelVerdict
-    reason: str
-    is_monotone: bool
-    """False: a level passed twice above one that failed twice. n_max is then the end of the lower part."""
-    certificate: Finding | None
-    probes: tuple[Probe, ...]
-    minutes: float
-
-    @property
-    def is_lower_bound(self) -> bool:
-        return self.n_max > 0 and self.breaks is None
 
 
 class Search:
@@ -96,7 +67,12 @@ class Search:
     @property
     def result(self) -> SearchResult | None:
         """None while the search goes on."""
-        return None if self._choice is not None else result_of(self._plan, self._probes, self._spent_s)
+        return None if self._choice is not None else self.so_far
+
+    @property
+    def so_far(self) -> SearchResult:
+        """What the levels that ended say: the result, were the search over now."""
+        return result_of(self._plan, self._probes, self._spent_s)
 
     def settled(self, at_s: float) -> None:
         """The level shows no start-up any more. Said of a level that settled before, it changes nothing."""

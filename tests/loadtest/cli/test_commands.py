@@ -43,6 +43,8 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         (["signoff", "--scenario", SCENARIO, "--host", "http://u:p@h"], 2, "must not carry a user"),
         (["signoff", "--scenario", SCENARIO, "--host", "http://127.0.0.1:PORT"], 3, "cannot reach"),
         (["signoff", "--scenario", SCENARIO, "--gpu", "l4-24gb"], 2, "give both --model-config and --gpu"),
+        (["signoff", "--scenario", SCENARIO, "--max-minutes", "3"], 2, "add --search"),
+        (["signoff", "--scenario", "agent", "--search"], 2, "leave session.think_s out"),
         (["signoff", "--scenario", "no-twin.yaml"], 2, "give --host, or name a `twin`"),
         (["twin", "--profile", "nowhere"], 2, "nowhere"),
         (["estimate", "Qwen3-8B", "--gpu", "h100-80bg"], 2, "h100-80gb"),

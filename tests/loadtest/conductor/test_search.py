@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from loadtest.conductor.search import Search, SearchResult
+from loadtest.conductor.search import Search
 from loadtest.conductor.search.course import PROBES_MAX, SearchPlan
 from loadtest.conductor.search.settle import has_settled
 from loadtest.reporter.buffer import safe_limit
+from loadtest.search_result import SearchResult
 
 Q = 0.05
 BUDGET_S = 3600.0

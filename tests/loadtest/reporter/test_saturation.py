@@ -8,7 +8,6 @@ from fake_run import FakeRun, FakeStage, verdict_of
 from loadtest.records import Sample
 from loadtest.reporter.observation import Window
 from loadtest.reporter.saturation import _preemptions
-from loadtest.reporter.stages import allowed_ratio
 from loadtest.scenario import Limits
 
 STAGE = Window(index=0, label="", users=1, start_ns=10, settled_ns=12, end_ns=20)
@@ -42,7 +41,7 @@ def test_a_request_cut_short_counts_once_it_has_broken_a_limit() -> None:
 
 @pytest.mark.parametrize(("percentile", "allowed"), [(90, 0.1), (95, 0.05), (99, 0.01), (99.9, 0.001)])
 def test_what_may_violate_is_the_rest_of_the_percentile_exactly(percentile: float, allowed: float) -> None:
-    assert allowed_ratio(Limits(percentile=percentile)) == allowed
+    assert Limits(percentile=percentile).violations_max_ratio == allowed
 
 
 def test_only_stages_at_the_signed_number_or_above_prove_it() -> None:

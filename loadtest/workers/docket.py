@@ -1,0 +1,122 @@
+"""What a search hears of one load process: which requests were sent, and which of them break a limit.
+
+A request is judged once: at its end, or as soon as it is past a limit whatever comes. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from loadtest.records import RequestRecord
+from loadtest.scenario import Limits
+from loadtest.workers.reply import Reply
+
+Ended = tuple[int, float | None, float]
+"""Of a request that succeeded: when it was intended, nanoseconds; TTFT and whole time, seconds."""
+
+
+class Line(Protocol):
+    """Where an answer comes in."""
+
+    @property
+    def reply(self) -> Reply | None:
+        """The answer that is read now; None before the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgements:
+    """What happened since the last of it, by request id. Ids are `worker/seq`."""
+
+    sent: Sequence[tuple[str, int]] = ()
+    """With the moment it was intended, nanoseconds of the rows' clock."""
+    judged: Sequence[tuple[str, bool]] = ()
+    """With whether it violates."""
+    ended: Sequence[Ended] = ()
+
+    def message(self) -> dict[str, Any]:
+        """Plain data for a Locust message."""
+        return {"sent": list(self.sent), "judged": list(self.judged), "ended": list(self.ended)}
+
+
+def judgements_of(message: Mapping[str, Any]) -> Judgements:
+    return Judgements(**{name: [tuple(one) for one in message[name]] for name in ("sent", "judged", "ended")})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Open:
+    """A request that is not judged yet."""
+
+    intended_ns: int
+    planned_output_tokens: int
+    line: Line
+
+
+class Docket:
+    """One for each load process of a search."""
+
+    def __init__(self, worker: int, limits: Limits) -> None:
+        self._worker = worker
+        self._limits = limits
+        self._open: dict[int, _Open] = {}
+        self._sent: list[tuple[str, int]] = []
+        self._judged: list[tuple[str, bool]] = []
+        self._ended: list[Ended] = []
+
+    def sent(self, seq: int, intended_ns: int, planned_output_tokens: int, line: Line) -> None:
+        """Just before `line` takes the request."""
+        self._open[seq] = _Open(
+            intended_ns=intended_ns, planned_output_tokens=planned_output_tokens, line=line
+        )
+        self._sent.append((self._id(seq), intended_ns))
+
+    def ended(self, record: RequestRecord) -> None:
+        """One that we cut short ourselves says nothing, unless it had broken a limit by then."""
+        is_judged = self._open.pop(record.seq, None) is None
+        if record.succeeded:
+            self._ended.append((record.intended_ns, record.ttft_s, record.e2e_s))
+        verdict = violates(record, self._limits)
+        if not is_judged and verdict is not None:
+            self._judged.append((self._id(record.seq), verdict))
+
+    def taken(self, now_ns: int) -> Judgements:
+        """All since the last call; those under way are looked at now."""
+        late = [seq for seq, one in self._open.items() if _is_too_late(one, self._limits, now_ns)]
+        for seq in late:
+            del self._open[seq]
+            self._judged.append((self._id(seq), True))
+        news = Judgements(sent=self._sent, judged=self._judged, ended=self._ended)
+        self._sent, self._judged, self._ended = [], [], []
+        return news
+
+    def _id(self, seq: int) -> str:
+        return f"{self._worker}/{seq}"
+
+
+def violates(record: RequestRecord, limits: Limits) -> bool | None:
+    """It broke a limit or did not succeed; None: cut short before it broke one. As the report judges it."""
+    was_cut_short = record.outcome == "client_cancel"
+    first_s = record.e2e_s if was_cut_short and record.ttft_s is None else record.ttft_s
+    took = ((first_s, limits.ttft_s), (record.tpot_s, limits.tpot_s), (record.e2e_s, limits.e2e_s))
+    if any(s is not None and limit_s is not None and s > limit_s for s, limit_s in took):
+        return True
+    return None if was_cut_short else not record.succeeded
+
+
+def _is_too_late(one: _Open, limits: Limits, now_ns: int) -> bool:
+    """It will violate, whatever still comes."""
+    waited_s = (now_ns - one.intended_ns) / 1e9
+    if limits.e2e_s is not None and waited_s > limits.e2e_s:
+        return True
+    reply = one.line.reply
+    first_ns = None if reply is None else reply.first_token_ns
+    if reply is None or first_ns is None:
+        return limits.ttft_s is not None and waited_s > limits.ttft_s
+    if limits.ttft_s is not None and (first_ns - one.intended_ns) / 1e9 > limits.ttft_s:
+        return True
+    assert reply.last_token_ns is not None
+    # it may end sooner than planned, which makes the mean over its tokens no better
+    later_tokens = one.planned_output_tokens - reply.first_chunk_tokens
+    spent_s = (reply.last_token_ns - first_ns) / 1e9
+    return limits.tpot_s is not None and later_tokens > 0 and spent_s > limits.tpot_s * later_tokens
