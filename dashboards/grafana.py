@@ -76,7 +76,7 @@ def _annotation(one: Annotation) -> dict[str, Any]:
         "expr": one.expr,
         "iconColor": one.colour,
         "name": one.name,
-        "step": "",
+        "step": "10s",  # Grafana would look once a minute, and the expressions look back 30 s
         "titleFormat": one.title,
         "useValueForTime": False,
     }

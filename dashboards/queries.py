@@ -79,13 +79,13 @@ HEADROOM: Final = f"{limit('safe_limit')} - ({total(RUNNING)} + {total(WAITING)}
 
 STEPS: Final = Annotation(
     name="Steps",
-    expr=f"max by (model_name) (changes(llm_loadtest_step_index{{{MODEL}}}[$__interval])) > 0",
+    expr=f"max by (model_name) (changes(llm_loadtest_step_index{{{MODEL}}}[30s])) > 0",
     colour="blue",
     title="next step: {{model_name}}",
 )
 RESTARTED: Final = Annotation(
     name="Restarts",
-    expr=f"max by (instance) (changes({RESTARTS}{{{ENGINE}}}[$__interval])) > 0",
+    expr=f"max by (instance) (changes({RESTARTS}{{{ENGINE}}}[30s])) > 0",
     colour="red",
     title="restarted: {{instance}}",
 )
