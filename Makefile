@@ -6,7 +6,7 @@ SCENARIO ?= configs/scenarios/qwen-chat.yaml
 
 SOURCES := $(shell find estimator loadtest tests benchmarks configs dashboards docker docs pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help demo test check lint types layers vllm validate bench fix clean
+.PHONY: help demo test check lint types layers vllm validate bench dashboards dashboards-check fix clean
 
 help:
 	@echo "make demo     predict, load, observe and sign against the simulated server (under 3 minutes)"
@@ -15,6 +15,8 @@ help:
 	@echo "make vllm     the same sign-off against a real vLLM on the CPU (3.4 GB, builds its own venv)"
 	@echo "make validate every load of docs/validation, the twin against that vLLM (15 minutes)"
 	@echo "make bench    the benchmarks; findings go to benchmarks/LOG.md"
+	@echo "make dashboards       write dashboards/*.json again from Python"
+	@echo "make dashboards-check ask a real Prometheus everything the boards ask (1 minute, installs it if it can)"
 	@echo "make fix      format and mend what can be mended by machine"
 
 demo: .venv/installed
@@ -52,6 +54,16 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/twin_speed.py
 	$(BIN)/python benchmarks/metrics_page.py
 	$(BIN)/python benchmarks/rows.py
+
+dashboards: .venv/installed
+	$(BIN)/python -B dashboards/generate.py
+
+dashboards-check: .venv/installed
+	@command -v prometheus >/dev/null || apt-get install --yes --no-install-recommends prometheus
+	$(BIN)/python -B dashboards/generate.py --check
+	promtool check rules dashboards/rules/*.yml
+	promtool test rules tests/dashboards/rules_test.yml
+	$(BIN)/python -B dashboards/check.py
 
 fix: .venv/installed
 	$(BIN)/ruff format .
