@@ -7,7 +7,7 @@ SCENARIO ?= configs/scenarios/qwen-chat.yaml
 
 SOURCES := $(shell find estimator loadtest tests benchmarks configs dashboards docker docs pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help demo test check lint types layers vllm validate bench image image-check fix clean
+.PHONY: help demo test check lint types layers vllm validate bench dashboards dashboards-check image image-check fix clean
 
 help:
 	@echo "make demo     predict, load, observe and sign against the simulated server (under 3 minutes)"
@@ -18,6 +18,8 @@ help:
 	@echo "make bench    the benchmarks; findings go to benchmarks/LOG.md"
 	@echo "make image    the container image, with docker, podman or buildah (CONTAINER_TOOL)"
 	@echo "make image-check  the same without daemon or registry, tried out (root, mmdebstrap and buildah; 10 minutes)"
+	@echo "make dashboards       write dashboards/*.json again from Python"
+	@echo "make dashboards-check ask a real Prometheus everything the boards ask (1 minute, installs it if it can)"
 	@echo "make fix      format and mend what can be mended by machine"
 
 demo: .venv/installed
@@ -25,7 +27,7 @@ demo: .venv/installed
 
 # what computes, two at a time; what mostly waits, two at a time; journeys alone, because they judge the client
 define RUN_TESTS
-	$(BIN)/pytest -n 2 tests/estimator tests/laws tests/loadtest tests/docker
+	$(BIN)/pytest -n 2 tests/estimator tests/laws tests/loadtest tests/dashboards tests/docker
 	$(BIN)/pytest -n 2 --dist loadfile tests/faults
 	$(BIN)/pytest tests/journeys
 	@touch .tests-passed
@@ -67,6 +69,17 @@ image:
 
 image-check:
 	docker/check-image.sh
+
+dashboards: .venv/installed
+	$(BIN)/python -B dashboards/generate.py
+
+dashboards-check: .venv/installed
+	@command -v prometheus >/dev/null || apt-get update --quiet
+	@command -v prometheus >/dev/null || apt-get install --yes --no-install-recommends prometheus
+	$(BIN)/python -B dashboards/generate.py --check
+	promtool check rules dashboards/rules/*.yml
+	promtool test rules tests/dashboards/rules_test.yml
+	$(BIN)/python -B dashboards/check.py
 
 fix: .venv/installed
 	$(BIN)/ruff format .

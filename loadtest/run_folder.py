@@ -136,6 +136,10 @@ class RunFolder:
         """Where the report goes: suffix is html, md or json."""
         return self.root / f"report.{suffix}"
 
+    def rules_path(self, name: Literal["rules", "rules_test"]) -> Path:
+        """Prometheus rules of the signed number, and promtool's tests of them."""
+        return self.root / f"{name}.yml"
+
     def log_path(self, name: str) -> Path:
         """Where a process of this run writes what it has to say: locust, twin, collector."""
         return self.root / f"{name}.log"

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "report": "Make the report of a run again, from its rows.",
     "compare": "Two runs of one workload: what differs, and is it more than noise?",
     "gate": "A run against the baseline of the repository, for CI.",
+    "rules": "Write the limits and alerts of a signed run for Prometheus.",
     "recover": "Seal the rows of a run that died, and say what was lost.",
     "export": "Write a run's requests as CSV, Parquet, SQLite or vllm bench's JSON.",
     "models": "List the models that can be named.",

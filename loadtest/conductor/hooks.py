@@ -79,5 +79,5 @@ def _show(events: Events, environment: Environment, leader: Leader) -> None:
 
         add_capacity_tab(environment.web_ui, leader.standing, options.web_base_path)
     if options.exporter_port is not None:
-        server = MetricsServer(leader.standing, options.exporter_port)
+        server = MetricsServer(leader.standing, options.exporter_host, options.exporter_port)
         events.quitting.add_listener(lambda **_: server.stop())

@@ -45,7 +45,7 @@ class LoadRun:
         self._events = run.folder.events_writer()
         self._collector = start_collector(run)
         self._ended = False
-        self._write("run_start", {"stages": len(run.manifest.stages)})
+        self._write("run_start", {"stages": len(course.stages)})
 
     def stage(self, elapsed_s: float, users: int) -> PlannedStage | None:
         """What the load should be now, while there are so many users; None when the plan is over.

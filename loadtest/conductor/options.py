@@ -55,6 +55,12 @@ def add_options(parser: LocustArgumentParser, engine: EngineName, scenario: Path
         "given, else as the scenario says",
     )
     group.add_argument(
+        "--exporter-host",
+        default="127.0.0.1",
+        env_var="ULLAGE_EXPORTER_HOST",
+        help="Where our own metrics are served: loopback unless Prometheus is elsewhere",
+    )
+    group.add_argument(
         "--exporter-port",
         type=_port,
         default=str(EXPORTER_PORT),
