@@ -27,8 +27,10 @@ install(events, engine="vllm")
 class Watched(Connection):
     """Counts what the rows keep no percentile of: single gaps."""
 
-    def exchange(self, request: bytes, intended_ns: int, planned_output_tokens: int) -> Exchange:
-        done = super().exchange(request, intended_ns, planned_output_tokens)
+    def exchange(
+        self, request: bytes, intended_ns: int, planned_output_tokens: int, *, keeps_text: bool = False
+    ) -> Exchange:
+        done = super().exchange(request, intended_ns, planned_output_tokens, keeps_text=keeps_text)
         OUTCOMES[done.outcome] += 1
         if done.sent_ns is not None and done.reply.first_token_ns is not None:
             SEEN["ttft"][(done.reply.first_token_ns - done.sent_ns) // BIN_NS] += 1
@@ -42,7 +44,7 @@ class BenchmarkUser(ChatUser):
     def on_start(self) -> None:
         super().on_start()
         self.on_stop()
-        self.connection = Watched(self.desk.origin, self.desk.scenario.timeouts)
+        self.connection = Watched(self.desk.origin, self.script.scenario.timeouts)
         self.desk.connections.add(self.connection)
         self.connection.open()
 
