@@ -13,6 +13,11 @@ def replace_file(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    put_in_place(draft, path)
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Renames a synced draft and syncs the folder, so that the name lasts too. Raises OSError."""
     draft.replace(path)
     folder_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from loadtest.records import SUCCESSES, RequestRecord
 from loadtest.scenario import Limits
+from loadtest.violations import violates
 
 Timing = Literal["ttft", "tpot", "itl", "e2e", "lateness"]
 
@@ -99,7 +100,7 @@ class LiveCounts:
             spreads["tpot"].add(record.tpot_s)
             spreads["e2e"].add(record.e2e_s)
             spreads["itl"].add_sorted_ns(sorted_gaps_ns)
-            self.good += not self._breaks_a_limit(record)
+            self.good += not violates(record, self._limits)
 
     @property
     def succeeded(self) -> int:
@@ -124,13 +125,6 @@ class LiveCounts:
                 spread.sum_s - earlier.sum_s,
             )
         return later
-
-    def _breaks_a_limit(self, record: RequestRecord) -> bool:
-        limits = self._limits
-        took_s = (record.ttft_s, record.tpot_s, record.e2e_s)
-        limits_s = (limits.ttft_s, limits.tpot_s, limits.e2e_s)
-        pairs = zip(took_s, limits_s, strict=True)
-        return any(took is not None and limit is not None and took > limit for took, limit in pairs)
 
     def message(self) -> dict[str, Any]:
         """Everything since the run began, as plain data: a message that is lost loses nothing for long."""

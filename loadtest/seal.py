@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from estimator.errors import PlainError
+from estimator.whole_file import put_in_place
 from loadtest.columns import Columns, DamagedColumns, packed, read_about, unpacked
 from loadtest.records import RequestIssued
 from loadtest.row_file import Damage, RowFileError
@@ -128,12 +129,7 @@ def _write_sealed(text: Path) -> Path:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
-    folder_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder_fd)
-    finally:
-        os.close(folder_fd)
+    put_in_place(draft, path)
     return path
 
 

@@ -13,7 +13,8 @@ from loadtest.columns import columns_of
 from loadtest.records import SUCCESSES, Outcome, RequestRecord
 from loadtest.reporter.latency import breaks_a_limit, succeeded
 from loadtest.scenario import Limits
-from loadtest.workers.docket import Docket, Judgements, judgements_of, violates
+from loadtest.violations import violates
+from loadtest.workers.docket import Docket, Judgements, judgements_of
 from loadtest.workers.reply import Reply
 
 SECOND_NS = 10**9
