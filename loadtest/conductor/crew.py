@@ -13,7 +13,7 @@ import gevent
 from locust.runners import STATE_MISSING, MasterRunner
 
 from estimator.errors import PlainError
-from loadtest.conductor.news import News, news_of
+from loadtest.conductor.live.news import News, news_of
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.roles import Role
 from loadtest.run_folder import PlannedStage

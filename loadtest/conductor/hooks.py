@@ -18,8 +18,8 @@ from estimator.spec import EngineName
 from loadtest.conductor.crew import Crew
 from loadtest.conductor.interrupts import heed_interrupts
 from loadtest.conductor.leader import Leader
+from loadtest.conductor.live.metrics_server import MetricsServer
 from loadtest.conductor.member import Member
-from loadtest.conductor.metrics_server import MetricsServer
 from loadtest.conductor.options import add_options
 from loadtest.conductor.ramp import ScenarioRamp
 from loadtest.conductor.station import OwnUsers
@@ -75,7 +75,7 @@ def _show(events: Events, environment: Environment, leader: Leader) -> None:
     options = environment.parsed_options
     assert options is not None
     if environment.web_ui is not None:
-        from loadtest.conductor.capacity_tab import add_capacity_tab  # a worker needs none of it
+        from loadtest.conductor.live.capacity_tab import add_capacity_tab  # a worker needs none of it
 
         add_capacity_tab(environment.web_ui, leader.standing, options.web_base_path)
     if options.exporter_port is not None:

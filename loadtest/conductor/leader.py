@@ -17,16 +17,16 @@ from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from estimator.errors import EXIT_INTERRUPTED, PlainError
 from loadtest.conductor.course import Course, StagedCourse
-from loadtest.conductor.judging import judge_in_thread
+from loadtest.conductor.live.judging import judge_in_thread
+from loadtest.conductor.live.news import News
+from loadtest.conductor.live.standing import Standing
 from loadtest.conductor.load_run import LoadRun, asked_stage
-from loadtest.conductor.news import News
 from loadtest.conductor.options import run_as_asked
 from loadtest.conductor.pilot import Pilot
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.ramp import ScenarioRamp
 from loadtest.conductor.roles import Role, RoleError, cast, chat_classes, host_of, pauses
 from loadtest.conductor.search_plan import plan_search
-from loadtest.conductor.standing import Standing
 from loadtest.origin import read_api_key, require_host_of_command
 from loadtest.run_folder import PlannedStage
 from loadtest.workers.docket import Judgements

@@ -12,7 +12,7 @@ import gevent
 from locust.runners import Runner
 
 from estimator.errors import PlainError
-from loadtest.conductor.news import News, news_of
+from loadtest.conductor.live.news import News, news_of
 from loadtest.conductor.prepaid import prepay
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.pulse import PROBE_S, Pulse
@@ -113,7 +113,7 @@ class Station:
         self._desk.schedule.begin(times_s, start_ns)
 
     def message(self) -> dict[str, Any]:
-        """What this process has counted so far and how it was at its last sample: see news.py."""
+        """What this process has counted so far and how it was at its last sample: see live/news.py."""
         return {
             "run_id": self._run.manifest.run_id,
             "worker": self._seat.worker,

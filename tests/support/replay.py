@@ -8,10 +8,10 @@ from typing import Any, cast
 
 from fake_run import SECOND_NS, SETTLE_S, STAGE_S, FakeRun
 
+from loadtest.conductor.live.news import News, news_of
+from loadtest.conductor.live.standing import Standing
 from loadtest.conductor.load_run import LoadRun
-from loadtest.conductor.news import News, news_of
 from loadtest.conductor.prepare import PreparedRun
-from loadtest.conductor.standing import Standing
 from loadtest.live_counts import LiveCounts
 from loadtest.records import RequestRecord, Sample
 from loadtest.run_folder import PlannedStage, RunFolder

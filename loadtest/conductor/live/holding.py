@@ -8,7 +8,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Final
 
-from loadtest.conductor.so_far import Level, mean_s
+from loadtest.conductor.live.so_far import Level, mean_s
 from loadtest.reporter.stages import failed, queue_from
 from loadtest.scenario import Limits
 

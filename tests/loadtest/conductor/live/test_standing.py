@@ -9,9 +9,9 @@ import pytest
 from fake_run import FakeRun, FakeStage, verdict_of
 from replay import Replay
 
-from loadtest.conductor.holding import faults
-from loadtest.conductor.news import news_of
-from loadtest.conductor.standing_text import LEVEL_COLUMNS, capacity_rows, level_rows
+from loadtest.conductor.live.holding import faults
+from loadtest.conductor.live.news import news_of
+from loadtest.conductor.live.standing_text import LEVEL_COLUMNS, capacity_rows, level_rows
 from loadtest.scenario import Limits
 
 GOOD = FakeStage(users=20)

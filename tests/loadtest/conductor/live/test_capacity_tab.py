@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 BEGINNING = """
 import csv, io, json, sys
 from pathlib import Path
@@ -19,7 +19,7 @@ from locust.env import Environment
 from locust.web import WebUI
 from fake_run import FakeRun, FakeStage
 from replay import Replay
-from loadtest.conductor.capacity_tab import add_capacity_tab
+from loadtest.conductor.live.capacity_tab import add_capacity_tab
 
 BASE, MODEL = sys.argv[2], "=cmd|' /C calc'!A0</script><script>alert(1)</script>"
 replay = Replay(FakeRun(stages=(FakeStage(users=20), FakeStage(users=50, preemptions=30)), model=MODEL),

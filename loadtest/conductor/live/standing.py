@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from estimator.capacity import Prediction
 from loadtest.collector.exporter import RunFigures
+from loadtest.conductor.live.news import News, added_up
+from loadtest.conductor.live.so_far import Level, signals_added
 from loadtest.conductor.load_run import LoadRun
-from loadtest.conductor.news import News, added_up
-from loadtest.conductor.so_far import Level, signals_added
 from loadtest.live_counts import LiveCounts
 from loadtest.records import Sample
 from loadtest.row_tail import RowTail

@@ -14,8 +14,8 @@ from typing import Any, Final
 from flask import Blueprint, Response, request
 from locust.web import WebUI
 
-from loadtest.conductor.standing import Standing
-from loadtest.conductor.standing_text import LEVEL_COLUMNS, capacity_rows, level_rows
+from loadtest.conductor.live.standing import Standing
+from loadtest.conductor.live.standing_text import LEVEL_COLUMNS, capacity_rows, level_rows
 from loadtest.exports import inert
 
 KEY: Final = "capacity"

@@ -8,7 +8,7 @@ from gevent.pywsgi import WSGIServer
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from loadtest.collector.exporter import RunPage
-from loadtest.conductor.standing import Standing
+from loadtest.conductor.live.standing import Standing
 
 log = logging.getLogger(__name__)
 """Locust's own log: a line there is no sentence of ours about the run."""

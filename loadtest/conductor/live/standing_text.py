@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from loadtest.conductor.holding import evidence, faults
-from loadtest.conductor.so_far import Level, mean_s, signals_added
-from loadtest.conductor.standing import Standing, predicted_kv_ratio, predicted_limit
+from loadtest.conductor.live.holding import evidence, faults
+from loadtest.conductor.live.so_far import Level, mean_s, signals_added
+from loadtest.conductor.live.standing import Standing, predicted_kv_ratio, predicted_limit
 from loadtest.live_counts import LiveCounts, Timing
 from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.lines import client, observed, of_prediction
