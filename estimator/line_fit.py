@@ -15,7 +15,7 @@ class LineFit:
     """memory_mib = base_mib + slope_mib_per_token x tokens.
 
     It describes the measurement it was fitted to. A line through *peak* memory includes working memory
-    that is freed again, so its slope is no price of a token in the KV cache (docs/why.md).
+    that is freed again, so its slope is no price of a token in the KV cache (docs/reference/peak-memory.md).
     """
 
     base_mib: float
