@@ -32,6 +32,7 @@ PATIENCE_S: Final = 25.0
 BUILT_IN: Final = {"__rate_interval": "20s", "__interval": "5s", "__range": "60s"}
 VARIABLE: Final = re.compile(r"\$\{?(\w+)\}?")
 LABEL_VALUES: Final = re.compile(r"label_values\((.*), (\w+)\)", re.DOTALL)
+NOTHING: Final = "nothing"
 SPECIAL: Final = re.compile(r"([\\.+*?()|{}\[\]^$])")
 
 
@@ -51,16 +52,26 @@ class Asker:
             body = json.load(error)
         return body
 
-    def trouble(self, expr: str, *, instant: bool) -> str:
-        """What is wrong with the answer; "" for nothing."""
+    def series(self, expr: str, *, instant: bool, step_s: int = STEP_S) -> Sequence[Mapping[str, Any]]:
+        """Labels, "metric", and [seconds, value] pairs, "values", of each; ValueError: what is wrong."""
         if instant:
             answer = self.get("query", query=expr, time=self._to_s)
         else:
-            answer = self.get("query_range", query=expr, start=self._from_s, end=self._to_s, step=STEP_S)
+            answer = self.get("query_range", query=expr, start=self._from_s, end=self._to_s, step=step_s)
         if answer["status"] != "success":
-            return str(answer["error"])
-        series = answer["data"]["result"]
-        values = [float(v) for one in series for _, v in one.get("values", [one.get("value")])]
+            raise ValueError(answer["error"])
+        found: Sequence[Mapping[str, Any]] = answer["data"]["result"]
+        if answer["data"]["resultType"] == "scalar":
+            found = [{"metric": {}, "value": found}]
+        return [{"metric": one["metric"], "values": one.get("values") or [one["value"]]} for one in found]
+
+    def trouble(self, expr: str, *, instant: bool) -> str:
+        """What is wrong with the answer; "" for nothing."""
+        try:
+            series = self.series(expr, instant=instant)
+        except ValueError as error:
+            return str(error)
+        values = [float(value) for one in series for _, value in one["values"]]
         if not values:
             return "no data"
         return "NaN" if any(map(math.isnan, values)) else ""
@@ -80,17 +91,21 @@ def all_of(values: Sequence[str]) -> str:
     return escaped[0] if len(escaped) == 1 else f"({'|'.join(escaped)})"
 
 
-def board_troubles(board: Mapping[str, Any], asker: Asker) -> Iterator[str]:
-    """One line for each question of this board that has no proper answer."""
+def chosen_values(board: Mapping[str, Any], asker: Asker) -> dict[str, str]:
+    """What each variable stands for when all its values are chosen; "nothing" for one that has none."""
     chosen: dict[str, str] = dict(BUILT_IN)
     for variable in board["templating"]["list"]:
-        if variable["type"] != "query":
-            continue
-        match = LABEL_VALUES.fullmatch(substituted(variable["query"]["query"], chosen))
-        values = asker.label_values(match[1], match[2]) if match else ()
-        if not values:
-            yield f"variable {variable['name']}: no values"
-        chosen[variable["name"]] = all_of(values or ["nothing"])
+        if variable["type"] == "query":
+            match = LABEL_VALUES.fullmatch(substituted(variable["query"]["query"], chosen))
+            values = asker.label_values(match[1], match[2]) if match else ()
+            chosen[variable["name"]] = all_of(values or [NOTHING])
+    return chosen
+
+
+def board_troubles(board: Mapping[str, Any], asker: Asker) -> Iterator[str]:
+    """One line for each question of this board that has no proper answer."""
+    chosen = chosen_values(board, asker)
+    yield from (f"variable {name}: no values" for name, value in chosen.items() if value == NOTHING)
     for one in board["annotations"]["list"]:
         trouble = asker.trouble(substituted(one["expr"], chosen), instant=False)
         if trouble:

@@ -12,6 +12,8 @@ COLUMNS: Final = 24
 TAG: Final = "ullage"
 DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 PALETTE: Final = "palette-classic-by-name"
+SOFT_MAX: Final = {"none": 1, "percentunit": 0.1, "suffix:/s": 0.1}
+"""How high an axis is at least where all is 0, by unit; Grafana would draw it to 100 of anything."""
 
 
 def board_json(board: Board) -> dict[str, Any]:
@@ -157,6 +159,8 @@ def _timeseries(panel: Panel) -> dict[str, Any]:
         "spanNulls": False,
         "stacking": {"group": "A", "mode": "normal" if panel.is_stacked else "none"},
     }
+    if panel.unit in SOFT_MAX:
+        custom["axisSoftMax"] = SOFT_MAX[panel.unit]
     return {
         "fieldConfig": {
             "defaults": _defaults(panel, {"mode": PALETTE}) | {"custom": custom},

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="promtool: apt-get inst
 def promtool(*words: str | Path) -> str:
     """What it complained of; "" for nothing."""
     assert PROMTOOL is not None
-    done = subprocess.run([PROMTOOL, *words], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([PROMTOOL, *words], capture_output=True, text=True, timeout=240, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
