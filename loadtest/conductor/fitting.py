@@ -8,7 +8,8 @@ from dataclasses import replace
 from loadtest.conductor.server_facts import ServedModel
 from loadtest.conductor.tokenizer import Tokenizer
 from loadtest.scenario import Scenario, ScenarioError
-from loadtest.scenario.dataset import DatasetRow, counted
+from loadtest.scenario.dataset import counted
+from loadtest.scenario.dataset_file import DatasetRow
 from loadtest.scenario.trace import fitted
 from loadtest.workload.ask import Ask
 from loadtest.workload.asker import check_room
@@ -42,7 +43,7 @@ def words_for(scenario: Scenario, server: Tokenizer) -> ChatWords | None:
         return with_system(chat_messages(words), scenario.system)
 
     words = calibrate(tokenize, opening)
-    if scenario.session is not None:
+    if scenario.session is not None and dataset is None:
         words = replace(words, turn_tokens=turn_tokens(tokenize, words, opening(words.words[:8])))
     check_room(scenario, words)
     return words
@@ -88,6 +89,7 @@ def _counted(scenario: Scenario, server: Tokenizer, max_model_len: int | None) -
         scenario.dataset,
         scenario.seed,
         scenario.output_tokens,
+        scenario.session,
         count_prompt=count_prompt,
         count_answer=count_answer,
     )

@@ -85,6 +85,7 @@ def with_files(scenario: Scenario) -> Scenario:
             scenario.dataset,
             scenario.seed,
             scenario.output_tokens,
+            scenario.session,
             count_prompt=guessed_tokens,
             count_answer=guessed_text_tokens,
         )

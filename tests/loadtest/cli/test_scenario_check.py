@@ -121,7 +121,14 @@ def as_sent(host: str, engine: EngineName, body: dict[str, Any]) -> tuple[Scenar
 
 def shapes(folder: Path) -> list[dict[str, Any]]:
     talks = [
-        {"conversations": [{"from": "human", "value": f"what is {n}?"}, {"from": "gpt", "value": "a number"}]}
+        {
+            "conversations": [
+                {"from": "human", "value": f"what is {n}?"},
+                {"from": "gpt", "value": "a number"},
+                {"from": "human", "value": "and what is a number?"},
+                {"from": "gpt", "value": "one of those that we count with"},
+            ]
+        }
         for n in range(8)
     ]
     (folder / "talks.json").write_text(json.dumps(talks))
@@ -136,6 +143,20 @@ def shapes(folder: Path) -> list[dict[str, Any]]:
         {"endpoint": "chat", "system": "be kind", "session": {"turns": 3}},
         {"endpoint": "chat", "shared_prefix": {"share": 0.5}},
         {**none, "endpoint": "chat", "dataset": {"file": talks_file, "format": "sharegpt"}},
+        {**none, "endpoint": "chat", "dataset": {"file": talks_file, "format": "sharegpt"}, "session": {}},
+        {
+            **none,
+            "output_tokens": 12,
+            "endpoint": "chat",
+            "session": {},
+            "dataset": {"file": talks_file, "format": "sharegpt", "unique": False},
+        },
+        {
+            **none,
+            "endpoint": "chat",
+            "session": {"answers": "recorded"},
+            "dataset": {"file": talks_file, "format": "sharegpt"},
+        },
         {**none, "dataset": {"file": talks_file, "format": "sharegpt", "unique": False}},
         {**none, "trace": {"file": trace_file, "format": "mooncake"}},
         {**none, "endpoint": "chat", "trace": {"file": trace_file, "format": "mooncake"}},
