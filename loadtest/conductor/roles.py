@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,9 @@ def _role(run: PreparedRun, scenario_name: str | None, model: str | None) -> Rol
     )
     scenario = run.scenario
     if scenario_name is not None:
-        scenario = fitted_to(
-            read_scenario(Path(scenario_name)), server, read_server(origin, server.key).models
-        )
+        own = read_scenario(Path(scenario_name))
+        own = replace(own, tokenizer=own.tokenizer or scenario.tokenizer)
+        scenario = fitted_to(own, server, read_server(origin, server.key).models)
     return Role(scenario=scenario, model=server.model, words=words_for(scenario, server))
 
 

@@ -93,6 +93,11 @@ def with_files(scenario: Scenario) -> Scenario:
     return scenario
 
 
+def counted_with(scenario: Scenario, tokenizer: str | None) -> Scenario:
+    """The same, counted by the tokenizer of that file or folder; None leaves it as the scenario says."""
+    return scenario if tokenizer is None else replace(scenario, tokenizer=str(Path(tokenizer).absolute()))
+
+
 def reseeded(scenario: Scenario, seed: int) -> Scenario:
     """The same under another seed; other rows of a dataset are sampled then."""
     dataset = None if scenario.dataset is None else replace(scenario.dataset, counted=())
@@ -120,6 +125,8 @@ def _beside(body: Any, folder: Path) -> Any:
     for key in ("trace", "dataset"):
         if isinstance(part := whole.get(key), dict) and isinstance(part.get("file"), str):
             whole[key] = {**part, "file": str((folder / part["file"]).resolve())}
+    if isinstance(whole.get("tokenizer"), str):
+        whole["tokenizer"] = str((folder / whole["tokenizer"]).resolve())
     for key in LENGTH_KEYS:
         if isinstance(part := whole.get(key), dict) and "file" in part:
             whole[key] = _lengths_of_file(part, folder, key)

@@ -116,6 +116,8 @@ class Scenario:
     """How long a user waits after a failed request, so that a broken server does not meet a storm."""
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    tokenizer: str | None = None
+    """A model's folder, or the tokenizer.json in it, that counts in place of the server's tokenizer."""
     twin: str | None = None
     """Engine profile of configs/engines that stands in for the server when no host is given."""
 
