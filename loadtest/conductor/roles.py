@@ -61,7 +61,7 @@ def host_of(asked: str | None, classes: Sequence[type[ChatUser]]) -> str:
     if asked is None and len(hosts) > 1:
         raise RoleError(
             f"the user classes name different hosts ({', '.join(sorted(hosts))}), and one run loads one "
-            "server: give --host, or pick classes of one host"
+            "server: give --host for all of them, or make a run for each host, naming its classes"
         )
     return asked or next(iter(hosts), "")
 
