@@ -129,7 +129,7 @@ def shapes(folder: Path) -> list[dict[str, Any]]:
                 {"from": "gpt", "value": "one of those that we count with"},
             ]
         }
-        for n in range(8)
+        for n in range(3)
     ]
     (folder / "talks.json").write_text(json.dumps(talks))
     rows = [
@@ -143,7 +143,6 @@ def shapes(folder: Path) -> list[dict[str, Any]]:
         {"endpoint": "chat", "system": "be kind", "session": {"turns": 3}},
         {"endpoint": "chat", "shared_prefix": {"share": 0.5}},
         {**none, "endpoint": "chat", "dataset": {"file": talks_file, "format": "sharegpt"}},
-        {**none, "endpoint": "chat", "dataset": {"file": talks_file, "format": "sharegpt"}, "session": {}},
         {
             **none,
             "output_tokens": 12,
@@ -172,6 +171,8 @@ def test_the_server_counts_what_was_planned_in_every_kind_of_workload(
         for shape in shapes(tmp_path):
             if engine == "lmdeploy" and shape.get("endpoint") != "chat":
                 continue  # it takes no token ids, and counts no text without a template here
+            if engine == "lmdeploy" and shape.get("session") == {"answers": "recorded"}:
+                continue  # it counts by answering, which takes long
             scenario, asker = await asyncio.to_thread(as_sent, host, engine, shape)
             for seq in range(3):
                 ask = asker.first(seq)
