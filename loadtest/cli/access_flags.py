@@ -58,6 +58,17 @@ def allow_public_host_flag(command: Command) -> Command:
     )(command)
 
 
+def tokenizer_flag(command: Command) -> Command:
+    """For commands that count a scenario's tokens."""
+    return click.option(
+        "--tokenizer",
+        envvar="ULLAGE_TOKENIZER",
+        metavar="PATH",
+        help="A model's folder or tokenizer.json that counts in place of the server; needs the extra: "
+        "ullage[tokenizers].",
+    )(command)
+
+
 def users_cap_flag(command: Command) -> Command:
     """For commands with a number of users."""
     return click.option(

@@ -11,17 +11,18 @@ from typing import Any, Final
 import click
 
 from estimator.catalog import configs_folder
-from loadtest.cli.access_flags import access_flags, origin_from
+from loadtest.cli.access_flags import access_flags, origin_from, tokenizer_flag
 from loadtest.cli.listing import as_table
 from loadtest.conductor.fitting import example_tokens, fitted_to, words_for
+from loadtest.conductor.local_tokenizer import LocalTokenizer
 from loadtest.conductor.prepare import served_model
-from loadtest.conductor.server_facts import read_server
-from loadtest.conductor.tokenizer import Tokenizer
+from loadtest.conductor.server_facts import ServedModel, read_server
+from loadtest.conductor.tokenizer import Counting, Tokenizer
 from loadtest.origin import read_api_key
 from loadtest.reporter.estimate_text import WIDTH, wrapped
 from loadtest.reporter.plain import one_line
 from loadtest.scenario import PATHS, Scenario, ScenarioError, read_scenario
-from loadtest.scenario.reading import reseeded
+from loadtest.scenario.reading import counted_with, reseeded
 from loadtest.workload.asker import check_room
 from loadtest.workload.outlook import Outlook, Spread, StageOutlook, outlook, shortened
 
@@ -36,6 +37,7 @@ def scenario() -> None:
 @scenario.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--seed", type=int, help="Instead of the scenario's.")
+@tokenizer_flag
 @click.option("--host", help="Base URL of a server, whose tokenizer then counts.")
 @click.option("--model", help="Served model name; needed only when the server serves several.")
 @click.option("--engine", type=click.Choice(["vllm", "lmdeploy"]), default="vllm", show_default=True)
@@ -44,13 +46,16 @@ def scenario() -> None:
 def check(file: Path, **options: Any) -> None:
     """What FILE, or the scenario of that NAME, will send, in tokens. Nothing is generated.
 
-    With --host the server's tokenizer counts, and what it would refuse is found.
+    With --host the server's tokenizer counts, and what it would refuse is found; with --tokenizer that one
+    counts, with or without a server.
     """
-    found = read_scenario(file)
+    found = counted_with(read_scenario(file), options["tokenizer"])
     if options["seed"] is not None:
         found = reseeded(found, options["seed"])
     if options["host"] is not None:
         found, seen, counted_by = _as_asked(found, options)
+    elif found.tokenizer is not None:
+        found, seen, counted_by = _counted_here(found, found.tokenizer, options)
     else:
         seen, counted_by = _unasked(found)
     click.echo(_json(seen) if options["as_json"] else _text(found, seen, counted_by), nl=False)
@@ -74,6 +79,13 @@ def _unasked(found: Scenario) -> tuple[Outlook, str]:
     return outlook(found), f"{how}: give --host and the server's tokenizer counts"
 
 
+def _counted_here(found: Scenario, path: str, options: dict[str, Any]) -> tuple[Scenario, Outlook, str]:
+    """Counted without a server, whose limits are not known then."""
+    own = LocalTokenizer(path=path, model=options["model"] or "MODEL", engine=options["engine"])
+    fitted = fitted_to(found, own, [ServedModel(name=one.name, max_model_len=None) for one in found.models])
+    return fitted, *_seen(fitted, own)
+
+
 def _as_asked(found: Scenario, options: dict[str, Any]) -> tuple[Scenario, Outlook, str]:
     """The scenario as that server can be asked it, and what its tokenizer said."""
     origin = origin_from(options["host"], options)
@@ -88,14 +100,19 @@ def _as_asked(found: Scenario, options: dict[str, Any]) -> tuple[Scenario, Outlo
             f"a request can reach {longest:,} tokens, but {model.name} serves at most "
             f"{model.max_model_len:,} (max_model_len): shorten the lengths"
         )
+    return fitted, *_seen(fitted, server)
+
+
+def _seen(fitted: Scenario, server: Counting) -> tuple[Outlook, str]:
     words = words_for(fitted, server)
-    seen = outlook(fitted, words, model.name)
+    seen = outlook(fitted, words, server.model)
     if isinstance(seen.example.body.get("prompt", ""), list):
-        return fitted, seen, "token ids: exact"
+        return seen, "token ids: exact"
     counted = example_tokens(fitted, server, seen.example)
-    said = f"the server's tokenizer: {counted:,} in the request below, {seen.example.input_tokens:,} planned"
-    adds = "" if words is None else f"; its template adds {words.overhead_tokens}"
-    return fitted, seen, said + adds
+    own = fitted.tokenizer
+    who = "the server's tokenizer" if own is None else f"the tokenizer {Path(own).name}"
+    said = f"{who}: {counted:,} in the request below, {seen.example.input_tokens:,} planned"
+    return seen, said if words is None else f"{said}; its template adds {words.overhead_tokens}"
 
 
 def _json(seen: Outlook) -> str:

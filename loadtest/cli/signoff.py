@@ -12,16 +12,24 @@ import click
 from estimator.errors import EXIT_INTERRUPTED
 from estimator.spec import SpecError
 from loadtest.access import NO_AUDIT_VARIABLE
-from loadtest.cli.access_flags import access_flags, access_from, allow_public_host_flag, users_cap_flag
+from loadtest.cli.access_flags import (
+    access_flags,
+    access_from,
+    allow_public_host_flag,
+    tokenizer_flag,
+    users_cap_flag,
+)
 from loadtest.cli.engine_flags import engine_flags, single
 from loadtest.conductor.signoff import SignoffRequest, sign_off
 from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
+from loadtest.scenario.reading import counted_with
 
 PATH = click.Path(path_type=Path)
 
 
 @click.command()
 @click.option("--scenario", type=PATH, required=True, help="What to send, how much, and what is good.")
+@tokenizer_flag
 @click.option("--host", help="Base URL of the server; without it a simulated one stands in.")
 @click.option("--model", help="Served model name; needed only when the server serves several.")
 @click.option("--model-config", help="With --gpu: predict from this model (config.json, folder or name) too.")
@@ -87,7 +95,8 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
 
 def _scenario(options: dict[str, Any]) -> Scenario:
     """As its file says, with a search in place of its stages where one is asked for."""
-    scenario, minutes = read_scenario(options["scenario"]), options["max_minutes"]
+    scenario = counted_with(read_scenario(options["scenario"]), options["tokenizer"])
+    minutes = options["max_minutes"]
     if options["search"]:
         scenario = searching(scenario)
     if minutes is None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from loadtest.conductor.local_tokenizer import LocalTokenizer
 from loadtest.conductor.server_facts import ServedModel
-from loadtest.conductor.tokenizer import Tokenizer
+from loadtest.conductor.tokenizer import Counting
 from loadtest.scenario import Scenario, ScenarioError
-from loadtest.scenario.dataset import DatasetRow, counted
+from loadtest.scenario.dataset import counted
+from loadtest.scenario.dataset_file import DatasetRow
 from loadtest.scenario.trace import fitted
 from loadtest.workload.ask import Ask
 from loadtest.workload.asker import check_room
 from loadtest.workload.prompts import (
     ChatWords,
     Messages,
+    Tokenize,
     calibrate,
     chat_messages,
     joined,
@@ -24,7 +27,7 @@ from loadtest.workload.prompts import (
 from loadtest.workload.recorded import as_sent, with_system
 
 
-def words_for(scenario: Scenario, server: Tokenizer) -> ChatWords | None:
+def words_for(scenario: Scenario, server: Counting) -> ChatWords | None:
     """What the prompts of this scenario are spelled with. Raises PlainError where they cannot be exact."""
     dataset = scenario.dataset
     if dataset is None and scenario.endpoint != "chat":
@@ -34,7 +37,7 @@ def words_for(scenario: Scenario, server: Tokenizer) -> ChatWords | None:
         return None
     if dataset is not None and not dataset.unique:
         return None
-    tokenize = server.counter(scenario.tools)
+    tokenize = counter_of(scenario, server)
     if scenario.endpoint != "chat":
         return calibrate(tokenize, joined)
 
@@ -42,13 +45,21 @@ def words_for(scenario: Scenario, server: Tokenizer) -> ChatWords | None:
         return with_system(chat_messages(words), scenario.system)
 
     words = calibrate(tokenize, opening)
-    if scenario.session is not None:
+    if scenario.session is not None and dataset is None:
         words = replace(words, turn_tokens=turn_tokens(tokenize, words, opening(words.words[:8])))
     check_room(scenario, words)
     return words
 
 
-def fitted_to(scenario: Scenario, server: Tokenizer, served: Sequence[ServedModel]) -> Scenario:
+def counter_of(scenario: Scenario, server: Counting) -> Tokenize:
+    """The scenario's own tokenizer counts, where it names one. Raises TokenizerError where it cannot."""
+    if scenario.tokenizer is None:
+        return server.counter(scenario.tools)
+    own = LocalTokenizer(path=scenario.tokenizer, model=server.model, engine=server.engine)
+    return own.counter(scenario.tools)
+
+
+def fitted_to(scenario: Scenario, server: Counting, served: Sequence[ServedModel]) -> Scenario:
     """The scenario as this server can be asked it: its dataset counted, its trace cut where that is allowed.
 
     Raises ScenarioError for a model that is not served, and for requests that are too long.
@@ -67,15 +78,16 @@ def fitted_to(scenario: Scenario, server: Tokenizer, served: Sequence[ServedMode
     return scenario
 
 
-def example_tokens(scenario: Scenario, server: Tokenizer, example: Ask) -> int:
-    """What the server counts in a request's prompt, images left out."""
+def example_tokens(scenario: Scenario, server: Counting, example: Ask) -> int:
+    """What is counted in a request's prompt, images left out."""
     prompt = example.body.get("prompt", example.body.get("messages"))
-    return server.counter(scenario.tools)(prompt)
+    assert prompt is not None
+    return counter_of(scenario, server)(prompt)
 
 
-def _counted(scenario: Scenario, server: Tokenizer, max_model_len: int | None) -> Scenario:
+def _counted(scenario: Scenario, server: Counting, max_model_len: int | None) -> Scenario:
     assert scenario.dataset is not None
-    tokenize, words = server.counter(scenario.tools), words_for(scenario, server)
+    tokenize, words = counter_of(scenario, server), words_for(scenario, server)
     mark = () if words is None else marked_by(words, "", 0, 0)  # any nonce: all have the same length
 
     def count_prompt(row: DatasetRow) -> int:
@@ -88,6 +100,7 @@ def _counted(scenario: Scenario, server: Tokenizer, max_model_len: int | None) -
         scenario.dataset,
         scenario.seed,
         scenario.output_tokens,
+        scenario.session,
         count_prompt=count_prompt,
         count_answer=count_answer,
     )

@@ -23,6 +23,7 @@ from loadtest.conductor.audit.preflight import audit_before_load
 from loadtest.conductor.prepare import PreparedRun, RunRequest, open_prepared, prepare_run
 from loadtest.origin import parse_origin
 from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
+from loadtest.scenario.reading import counted_with
 
 if TYPE_CHECKING:  # Locust patches the process that imports it
     from locust.argument_parser import LocustArgumentParser
@@ -42,6 +43,12 @@ def add_options(parser: LocustArgumentParser, engine: EngineName, scenario: Path
         default=None,
         env_var="ULLAGE_MAX_NUM_SEQS",
         help="The server's own limit, if known",
+    )
+    group.add_argument(
+        "--tokenizer",
+        default="",
+        env_var="ULLAGE_TOKENIZER",
+        help="A model's folder or tokenizer.json that counts in place of the server (ullage[tokenizers])",
     )
     group.add_argument("--runs-dir", default="runs", env_var="ULLAGE_RUNS_DIR")
     group.add_argument(
@@ -155,7 +162,7 @@ def run_as_asked(options: Namespace, host: str, users: int | None) -> PreparedRu
 
 def _scenario(options: Namespace) -> Scenario:
     """As its file says, unless --load says otherwise. Raises ScenarioError."""
-    scenario = read_scenario(Path(options.scenario))
+    scenario = counted_with(read_scenario(Path(options.scenario)), options.tokenizer or None)
     if options.load == "search":
         return searching(scenario)
     if options.load == "stages" and not scenario.stages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def host_of(asked: str | None, classes: Sequence[type[ChatUser]]) -> str:
     if asked is None and len(hosts) > 1:
         raise RoleError(
             f"the user classes name different hosts ({', '.join(sorted(hosts))}), and one run loads one "
-            "server: give --host, or pick classes of one host"
+            "server: give --host for all of them, or make a run for each host, naming its classes"
         )
     return asked or next(iter(hosts), "")
 
@@ -93,9 +93,9 @@ def _role(run: PreparedRun, scenario_name: str | None, model: str | None) -> Rol
     )
     scenario = run.scenario
     if scenario_name is not None:
-        scenario = fitted_to(
-            read_scenario(Path(scenario_name)), server, read_server(origin, server.key).models
-        )
+        own = read_scenario(Path(scenario_name))
+        own = replace(own, tokenizer=own.tokenizer or scenario.tokenizer)
+        scenario = fitted_to(own, server, read_server(origin, server.key).models)
     return Role(scenario=scenario, model=server.model, words=words_for(scenario, server))
 
 

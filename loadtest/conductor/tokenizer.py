@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from estimator.spec import EngineName
 from loadtest.conductor.server_facts import Answer, ServerError, ask
 from loadtest.origin import ApiKey, Origin
 from loadtest.workload.prompts import Messages, Tokenize
+
+
+class Counting(Protocol):
+    """Who counts the tokens of a model's prompts: its server, or a tokenizer of our own."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def engine(self) -> EngineName: ...
+    def counter(self, tools: Sequence[Mapping[str, Any]] = ()) -> Tokenize: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

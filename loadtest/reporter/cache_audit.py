@@ -27,13 +27,9 @@ SHARES: Final = 1000
 def planned_hit_ratio(scenario: Scenario) -> float | None:
     """Largest share of the looked-up tokens that the scenario lets be found; None where it does not say.
 
-    A conversation repeats itself and a trace names what it repeats: how much of that falls into one stage is
-    up to the server's pace. What system prompts and tools come to in tokens, only its tokenizer knows.
+    A system prompt has at most as many tokens as bytes.
     """
-    repeats = scenario.session or scenario.system or scenario.tools
-    is_named = scenario.trace is not None and scenario.trace.format == "mooncake"
-    is_recorded = scenario.dataset is not None and not scenario.dataset.unique
-    if repeats or is_named or is_recorded:
+    if why_not_judged(scenario) is not None:
         return None
     lengths = scenario.workload.input_tokens
     mean = fmean(_tokens(lengths))
@@ -42,8 +38,39 @@ def planned_hit_ratio(scenario: Scenario) -> float | None:
         prefix = scenario.shared_prefix
         shared = fmean(min(prefix.shared_tokens(tokens), tokens) for tokens in _tokens(lengths))
     if scenario.endpoint == "chat":
-        template = min(TEMPLATE_TOKENS_MAX, mean)
+        template = min(TEMPLATE_TOKENS_MAX + len((scenario.system or "").encode()), mean)
     return min((shared + template) / mean, 1.0)
+
+
+def why_not_judged(scenario: Scenario) -> str | None:
+    """Why nobody can say how much of its prompts a cache may hold, in a few words; None where one can."""
+    reasons = (
+        (
+            scenario.session is not None,
+            "how much a conversation repeats in one stage is up to the server's pace",
+        ),
+        (
+            scenario.trace is not None and scenario.trace.format == "mooncake",
+            "how much of what the trace repeats falls into one stage is up to the server's pace",
+        ),
+        (
+            scenario.dataset is not None and not scenario.dataset.unique,
+            "recorded prompts are sent as they are, again and again",
+        ),
+        (bool(scenario.tools), "how many tokens the tools take, only the server's template knows"),
+    )
+    return next((reason for applies, reason in reasons if applies), None)
+
+
+def cache_notes(scenario: Scenario, engine: Sequence[Sample], windows: Sequence[Window]) -> tuple[str, ...]:
+    """One sentence where the cache was not judged: how much was found there, for a reader to judge."""
+    why = why_not_judged(scenario)
+    if why is None:
+        return ()
+    found = [(ratio, window.label) for window in windows if (ratio := hit_ratio(engine, window)) is not None]
+    most = max(found, default=None)
+    seen = "" if most is None else f" (at most {most[0]:.0%} of the prompt tokens, at {most[1]})"
+    return (f"What the prefix cache held of the prompts{seen} is not judged: {why}.",)
 
 
 def _tokens(lengths: Lengths) -> list[int]:

@@ -25,7 +25,8 @@ def proof(verdict: Verdict) -> str:
 
 
 def method(verdict: Verdict) -> list[str]:
-    return _staged(verdict) if verdict.observation.search is None else _searched(verdict)
+    said = _staged(verdict) if verdict.observation.search is None else _searched(verdict)
+    return [*said, *verdict.observation.notes]
 
 
 def _staged(verdict: Verdict) -> list[str]:

@@ -181,6 +181,8 @@ class Observation:
     windows: tuple[Window, ...]
     search: SearchResult | None = None
     """What found the limit, where that was a search: its verdict is the run's."""
+    notes: tuple[str, ...] = ()
+    """What was not judged, and what a figure takes for granted: whole sentences."""
 
     @property
     def breaks(self) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from estimator.errors import EXIT_USAGE
 from loadtest.records import Sample
 from loadtest.reporter.audit_text import access_doubts
-from loadtest.reporter.cache_audit import cache_doubts
+from loadtest.reporter.cache_audit import cache_doubts, cache_notes
 from loadtest.reporter.cohort import judge_cohort, outcomes_of
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
 from loadtest.reporter.searched import doubts_of_levels, faults_of_level, level_that_broke
@@ -26,7 +26,7 @@ from loadtest.reporter.stages import (
     series,
     windows,
 )
-from loadtest.reporter.token_audit import audit_tokens, pace_doubt, token_doubts, usage_lies
+from loadtest.reporter.token_audit import audit_tokens, pace_doubt, token_doubts, token_notes, usage_lies
 from loadtest.reporter.validity import broken_off, counts_disagree, server_death
 from loadtest.reporter.walls import client_health, halted, name_wall
 from loadtest.results import RunRows
@@ -107,6 +107,7 @@ def observe(
         start_ns=start_ns,
         windows=tuple(cut),
         search=found,
+        notes=(*token_notes(audit), *cache_notes(scenario, engine, held)),
     )
 
 

@@ -170,7 +170,10 @@ class Session:
 
     __pydantic_config__ = STRICT
 
-    turns: Lengths
+    turns: Lengths | None = None
+    """None: as many as the dataset's conversation has; there is one then."""
+    answers: Literal["served", "recorded"] = "served"
+    """What a later turn says was answered: what the server answered, or what the dataset holds."""
     think_s: Think = Think()
     context_tokens_max: int | None = None
     """The conversation ends before a turn that could grow beyond it, prompt and answer together."""
@@ -184,6 +187,7 @@ class Session:
 
     def request_tokens_max(self, inputs: Lengths, outputs: Lengths) -> int:
         """The longest turn there can be, prompt and answer together."""
+        assert self.turns is not None
         longest = self.turns.longest * (inputs.longest + outputs.longest)
         return min(longest, self.context_tokens_max or longest)
 

@@ -85,11 +85,17 @@ def with_files(scenario: Scenario) -> Scenario:
             scenario.dataset,
             scenario.seed,
             scenario.output_tokens,
+            scenario.session,
             count_prompt=guessed_tokens,
             count_answer=guessed_text_tokens,
         )
         return replace(scenario, dataset=replace(dataset, is_guess=True))
     return scenario
+
+
+def counted_with(scenario: Scenario, tokenizer: str | None) -> Scenario:
+    """The same, counted by the tokenizer of that file or folder; None leaves it as the scenario says."""
+    return scenario if tokenizer is None else replace(scenario, tokenizer=str(Path(tokenizer).absolute()))
 
 
 def reseeded(scenario: Scenario, seed: int) -> Scenario:
@@ -119,6 +125,8 @@ def _beside(body: Any, folder: Path) -> Any:
     for key in ("trace", "dataset"):
         if isinstance(part := whole.get(key), dict) and isinstance(part.get("file"), str):
             whole[key] = {**part, "file": str((folder / part["file"]).resolve())}
+    if isinstance(whole.get("tokenizer"), str):
+        whole["tokenizer"] = str((folder / whole["tokenizer"]).resolve())
     for key in LENGTH_KEYS:
         if isinstance(part := whole.get(key), dict) and "file" in part:
             whole[key] = _lengths_of_file(part, folder, key)

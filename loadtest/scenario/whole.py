@@ -116,6 +116,8 @@ class Scenario:
     """How long a user waits after a failed request, so that a broken server does not meet a storm."""
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    tokenizer: str | None = None
+    """A model's folder, or the tokenizer.json in it, that counts in place of the server's tokenizer."""
     twin: str | None = None
     """Engine profile of configs/engines that stands in for the server when no host is given."""
 
@@ -144,7 +146,7 @@ class Scenario:
             )
         if self.dataset is not None:
             rows = self.dataset.counted
-            return _workload_of([(row.input_tokens, row.output_tokens) for row in rows])
+            return _workload_of([turn for row in rows for turn in row.turns])
         assert self.input_tokens is not None
         assert self.output_tokens is not None
         if self.session is None:
@@ -173,6 +175,7 @@ def _workload_of(requests: list[tuple[int, int]]) -> Workload:
 
 
 def _of_sessions(session: Session, inputs: Lengths, outputs: Lengths, seed: int) -> Workload:
+    assert session.turns is not None
     rng, turns = random.Random(f"sessions {seed}"), []  # noqa: S311
     for _ in range(SESSIONS_SAMPLED):
         context = 0
@@ -194,10 +197,11 @@ def _check_lengths(scenario: Scenario) -> None:
         require(getattr(scenario, name) is not None, f"{name!r} is missing")
     not_with = {
         "trace": ("input_tokens", "output_tokens", "session", "shared_prefix", "images"),
-        "dataset": ("input_tokens", "session", "shared_prefix", "images"),
+        "dataset": ("input_tokens", "shared_prefix", "images"),
     }
     for name in not_with.get(source or "", ()):
         require(getattr(scenario, name) is None, f"{name} comes from the {source}: leave one of them out")
+    _check_turns(scenario)
     session, inputs, outputs = scenario.session, scenario.input_tokens, scenario.output_tokens
     if session is not None and inputs is not None and outputs is not None:
         require(
@@ -205,6 +209,23 @@ def _check_lengths(scenario: Scenario) -> None:
             f"session.context_tokens_max {session.context_tokens_max} has no room for a first turn of "
             f"{inputs.longest} input + {outputs.longest} output tokens",
         )
+
+
+def _check_turns(scenario: Scenario) -> None:
+    """A session says how many turns there are, or a dataset of conversations does."""
+    session, dataset = scenario.session, scenario.dataset
+    if session is None:
+        return
+    if dataset is None:
+        require(session.turns is not None, "'session.turns' is missing")
+        require(session.answers == "served", "session.answers: recorded needs a dataset that holds them")
+        return
+    require(session.turns is None, "session.turns comes from the dataset: leave one of them out")
+    require(
+        dataset.format == "sharegpt",
+        f"a session replays a dataset's conversations, which format: {dataset.format} has not: "
+        "use format: sharegpt, or leave session out",
+    )
 
 
 def _check_endpoint(scenario: Scenario) -> None:

@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from loadtest.scenario import Scenario, ScenarioError
-from loadtest.scenario.dataset import Dataset, DatasetRow, dataset_rows
+from loadtest.scenario.dataset import Dataset, dataset_rows
+from loadtest.scenario.dataset_file import DatasetRow
 from loadtest.scenario.trace import MOONCAKE_BLOCK_TOKENS
 from loadtest.workload.ask import Ask, Asker
 from loadtest.workload.images import image_url
@@ -93,7 +94,8 @@ class _Workload:
 
     @property
     def keeps_text(self) -> bool:
-        return self._scenario.session is not None
+        session = self._scenario.session
+        return session is not None and session.answers == "served"
 
     def first(self, seq: int) -> Ask:
         plan = self._planner.first(seq)
@@ -101,17 +103,25 @@ class _Workload:
         return self._ask(plan, self._prompt(plan, seq), session=session, turn=0)
 
     def following(self, ask: Ask, seq: int, answer: str) -> Ask | None:
-        if ask.session is None or self._chat is None:
+        if ask.session is None:
             return None
         said_tokens, turn = ask.input_tokens + ask.output_tokens, ask.turn + 1
         plan = self._planner.following(ask.session, turn, said_tokens, ask.model)
         if plan is None:
             return None
+        messages = [*ask.body["messages"], *self._later(plan, turn, answer)]
+        return self._ask(plan, messages, session=ask.session, turn=turn)
+
+    def _later(self, plan: Plan, turn: int, answer: str) -> Messages:
+        """What turn number `turn` adds: the answer before, and a question in words of ours or as recorded."""
+        if plan.row is not None:
+            before, asked = self._rows[plan.row].exchanges[turn - 1 : turn + 1]
+            said = answer if self.keeps_text else before.answer
+            return [{"role": "assistant", "content": said}, {"role": "user", "content": asked.question}]
+        assert self._chat is not None
         count = plan.added_tokens - self._chat.turn_tokens - self._image_tokens
         words = any_of(self._chat.words, max(count, 1), plan.rng)
-        said = {"role": "assistant", "content": answer}
-        messages = [*ask.body["messages"], said, self._question(words, plan)]
-        return self._ask(plan, messages, session=ask.session, turn=turn)
+        return [{"role": "assistant", "content": answer}, self._question(words, plan)]
 
     def _ask(self, plan: Plan, prompt: list[int] | str | Messages, *, session: int | None, turn: int) -> Ask:
         scenario, model = self._scenario, plan.model or self._model

@@ -64,7 +64,7 @@ class Outlook:
 def outlook(scenario: Scenario, chat: ChatWords | None = None, model: str = "MODEL") -> Outlook:
     """chat: what the server said of its tokenizer; assumed where no server was asked."""
     words = chat
-    if chat is None and (scenario.endpoint == "chat" or _marks_rows(scenario)):
+    if chat is None and (_marks_rows(scenario) if scenario.dataset else scenario.endpoint == "chat"):
         words = ASSUMED_WORDS
     asker = open_workload(scenario, model=model, run_id="check", worker=0, workers=1, chat=words)
     planner = Planner(scenario, 0, 1, floor_tokens(scenario, words))

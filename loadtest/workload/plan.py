@@ -53,7 +53,7 @@ class Planner:
     def first(self, seq: int) -> Plan:
         """Request number `seq` of this worker, which stands alone or opens a conversation."""
         rng = self._rng(str(seq))
-        place = seq * self._workers + self.worker
+        place = self._place(seq)
         if self._trace:
             return self._of_trace(*divmod(place, len(self._trace)), rng)
         if self._rows:
@@ -73,7 +73,12 @@ class Planner:
         context_tokens: all that was said before, prompt and answer.
         """
         spec = self._scenario.session
-        if spec is None or turn >= spec.turns.at(self._rng(f"{session}/turns").random()):
+        if spec is None:
+            return None
+        if self._rows:
+            return self._of_conversation(session, turn, model)
+        assert spec.turns is not None
+        if turn >= spec.turns.at(self._rng(f"{session}/turns").random()):
             return None
         rng = self._rng(f"{session}/{turn}")
         added, answer = self._drawn(rng)
@@ -120,6 +125,27 @@ class Planner:
             blocks=row.blocks,
             lap=lap,
         )
+
+    def _of_conversation(self, session: int, turn: int, model: str | None) -> Plan | None:
+        """A later turn as the dataset has it: its answers may be of other lengths than those before it."""
+        spec, row = self._scenario.session, self._rows[self._place(session) % len(self._rows)]
+        if spec is None or turn >= len(row.turns):
+            return None
+        rng = self._rng(f"{session}/{turn}")
+        prompt, answer = row.turns[turn]
+        return Plan(
+            input_tokens=prompt,
+            added_tokens=max(0, prompt - sum(row.turns[turn - 1])),
+            output_tokens=answer,
+            model=model,
+            think_s=spec.think_s.drawn_s(rng),
+            rng=rng,
+            row=row.row,
+        )
+
+    def _place(self, seq: int) -> int:
+        """Where request or conversation number `seq` of this worker stands among those of all workers."""
+        return seq * self._workers + self.worker
 
     def _of_dataset(self, lap: int, place: int, rng: random.Random) -> Plan:
         row: Counted = self._rows[place]

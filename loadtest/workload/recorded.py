@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from loadtest.scenario import Endpoint
-from loadtest.scenario.dataset import DatasetRow
+from loadtest.scenario.dataset_file import DatasetRow
 from loadtest.workload.prompts import Messages, joined
 
 

@@ -196,6 +196,21 @@ def test_a_class_that_asks_for_an_unknown_model_stops_before_the_load(home: Path
     assert not server.asked
 
 
+def test_classes_of_two_hosts_stop_before_the_load_and_the_fix_is_named(
+    home: Path, server: TokenServer
+) -> None:
+    text = TWO_CLASSES.replace("    weight = 3", f"    weight = 3; host = {server.url!r}")
+    text = text.replace('    model = "lora"', '    model = "lora"; host = "http://127.0.0.1:9"')
+    (home / "hosts.py").write_text(text)
+    process = start_locust(home, [*OURS, "--headless"], locustfile=home / "hosts.py")
+    _, errors = process.communicate(timeout=60)
+    (told,) = [line for line in errors.splitlines() if line.startswith("ullage: ")]
+    assert "one run loads one server: give --host for all of them, or make a run for each host" in told
+    assert process.returncode == 2
+    assert "Traceback" not in errors
+    assert not server.asked
+
+
 def test_tags_choose_among_the_tasks(home: Path, server: TokenServer) -> None:
     options = ("--headless", "--only-summary", "--tags", "load", "-u", "2", "-t", "2s", "--host", server.url)
     _, rows = drive(home, *OURS, *options, locustfile=home / "tagged.py")

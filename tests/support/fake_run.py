@@ -15,7 +15,7 @@ from loadtest.results import RunRows
 from loadtest.row_file import Damage
 from loadtest.run_folder import Manifest
 from loadtest.scenario import Limits, Scenario, Stage, scenario_body
-from loadtest.scenario.parts import SharedPrefix
+from loadtest.scenario.parts import Session, SharedPrefix
 
 SECOND_NS = 1_000_000_000
 STAGE_S = 60
@@ -67,6 +67,7 @@ class FakeRun:
     limits: Limits = field(default_factory=lambda: Limits(ttft_s=2.0))
     loop_lag_s: float = 0.002
     shared_prefix: SharedPrefix | None = None
+    session: Session | None = None
     model: str = "tiny"
     error: str = "it broke"
 
@@ -90,6 +91,8 @@ class FakeRun:
             settle_s=SETTLE_S,
             limits=self.limits,
             shared_prefix=self.shared_prefix,
+            session=self.session,
+            endpoint="completions" if self.session is None else "chat",
         )
         return Manifest(
             run_id="20261121T024000Z-tiny",

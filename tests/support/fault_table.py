@@ -41,9 +41,9 @@ FAULTS: Final = (
     Fault(
         "F03",
         "the server restarts during the run",
-        "seen by its start time or by a counter that falls; VOID",
+        "seen by its start time or by a counter that falls; VOID. No level is repeated: a server that died "
+        "under a load is not signed at it ([why](../decisions/0014-no-level-is-repeated-after-a-restart.md))",
         3,
-        "the level is not repeated; the run is made again",
     ),
     Fault("F04", "500 for lack of GPU memory", "`http_5xx`, the server's words kept to 500 bytes", 1),
     Fault("F05", "503, the queue is full", "`http_503_admission`, not sent again; the wall is admission", 1),
@@ -92,9 +92,9 @@ FAULTS: Final = (
     Fault(
         "F24",
         "several tokens in one event",
-        "TPOT from the usage; `first_chunk_tokens` where usage stands on every chunk, else 1",
+        "TPOT from the usage; `first_chunk_tokens` where usage stands on every chunk, else 1, and the report "
+        "says by how much TPOT may be too small then",
         None,
-        "without usage on every chunk TPOT is too small by the share of the first chunk's further tokens",
     ),
     Fault("F25", "a chunk with the role alone", "no token: it does not end TTFT", None),
     Fault(
@@ -118,7 +118,8 @@ FAULTS: Final = (
         "F32",
         "the prefix cache holds more of the prompts than the scenario says",
         "INCONCLUSIVE: over 1% of the looked-up tokens of unique prompts, or over a tenth more than is "
-        "shared; conversations, recorded and traced prompts are not judged",
+        "shared; of conversations, tools, Mooncake's traces and recorded prompts not made unique the "
+        "report says that it was not judged, and the share that was found",
         4,
     ),
     Fault("F33", "the server counts other prompts than planned", "INCONCLUSIVE beyond 2% in the mean", 4),
@@ -193,7 +194,8 @@ def page() -> str:
     for fault in FAULTS:
         code = "–" if fault.exit_code is None else str(fault.exit_code)  # noqa: RUF001
         lines.append(f"| {fault.number} | {fault.happens} | {fault.answer} | {code} |")
-    lines += ["", "## Not yet", ""]
+    if any(fault.not_yet is not None for fault in FAULTS):
+        lines += ["", "## Not yet", ""]
     lines += [f"- {fault.number}: {fault.not_yet}." for fault in FAULTS if fault.not_yet is not None]
     return "\n".join(lines) + "\n"
 

@@ -18,9 +18,10 @@ from loadtest.conductor.audit.host_facts import read_host
 from loadtest.conductor.audit.idle import idle_check
 from loadtest.conductor.audit.sanity import TRIES, Kind, is_worth_another_try, sanity_checks, sanity_plan
 from loadtest.conductor.audit.sanity_facts import SanityFacts, SanityPlan, ask_once
+from loadtest.conductor.local_tokenizer import LocalTokenizer
 from loadtest.conductor.prepare import PlannedRun
 from loadtest.conductor.server_facts import read_server
-from loadtest.conductor.tokenizer import Tokenizer
+from loadtest.conductor.tokenizer import Counting, Tokenizer
 from loadtest.origin import ApiKey, Origin
 from loadtest.scenario import Scenario
 
@@ -53,6 +54,7 @@ def kind_of(scenario: Scenario | None, model: str, engine: EngineName) -> Kind:
         ignore_eos=scenario.ignores_eos,
         extra_body=scenario.extra_body,
         extra_headers=scenario.extra_headers,
+        tokenizer=scenario.tokenizer,
     )
 
 
@@ -71,9 +73,11 @@ def audit_host(load: LoadPlan, echo_s: float) -> tuple[Check, ...]:
 def audit_answer(origin: Origin, key: ApiKey | None, kind: Kind) -> tuple[Check, ...]:
     """One short streaming answer; up to TRIES where the server turned it away for the moment."""
     run_id = secrets.token_hex(4)  # another prompt each time, so no cache answers
-    server = Tokenizer(origin=origin, key=key, model=kind.model, engine=kind.engine)
+    counting: Counting = Tokenizer(origin=origin, key=key, model=kind.model, engine=kind.engine)
+    if kind.tokenizer is not None:
+        counting = LocalTokenizer(path=kind.tokenizer, model=kind.model, engine=kind.engine)
     try:
-        plan = sanity_plan(kind, run_id, server.counter())
+        plan = sanity_plan(kind, run_id, counting.counter())
     except PlainError:  # a server without a tokenizer page; whether that is a fault is known later
         plan = sanity_plan(kind, run_id, None)
     return sanity_checks(_asked(origin, key, plan), plan, origin)

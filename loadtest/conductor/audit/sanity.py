@@ -37,6 +37,8 @@ class Kind:
     ignore_eos: bool = True
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     extra_headers: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: str | None = None
+    """Where the scenario's own lies, if it has one: what it counts is compared with the server's usage."""
 
 
 def sanity_plan(kind: Kind, run_id: str, tokenize: Tokenize | None) -> SanityPlan:
@@ -49,6 +51,7 @@ def sanity_plan(kind: Kind, run_id: str, tokenize: Tokenize | None) -> SanityPla
             **kind.extra_body,
         },
         headers=kind.extra_headers,
+        tokenizer=kind.tokenizer,
         input_tokens=input_tokens,
         output_tokens=OUTPUT_TOKENS,
     )
@@ -191,7 +194,10 @@ def _usage(facts: SanityFacts, plan: SanityPlan) -> Check:
         return Check(name=name, level="amber", said="the answer has no usage", fix=fix)
     if plan.input_tokens is not None and facts.input_tokens != plan.input_tokens:
         said = f"{plan.input_tokens} prompt tokens were sent and {facts.input_tokens} counted"
-        fix = "something rewrites the prompt: prompts will not be of the length the scenario says"
+        fix = "something rewrites the prompt"
+        if plan.tokenizer is not None:
+            fix = f"{plan.tokenizer} is not this model's tokenizer or chat template"
+        fix += ": prompts will not be of the length the scenario says"
         return Check(name=name, level="amber", said=said, fix=fix)
     if counted < asked and facts.finish_reason == "length":
         said = f"{asked} output tokens were asked for and the server clipped them to {counted}"

@@ -34,6 +34,8 @@ class SanityPlan:
     input_tokens: int | None
     output_tokens: int
     headers: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: str | None = None
+    """Who counted them, if it was not the server."""
     limit_s: float = 10.0
 
 

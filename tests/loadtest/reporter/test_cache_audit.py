@@ -9,7 +9,8 @@ from fake_run import FakeRun, FakeStage, verdict_of
 
 from estimator.spec import Lengths
 from loadtest.records import Sample
-from loadtest.reporter.cache_audit import cache_doubts, hit_ratio, planned_hit_ratio
+from loadtest.reporter.cache_audit import cache_doubts, cache_notes, hit_ratio, planned_hit_ratio
+from loadtest.reporter.method_text import method
 from loadtest.reporter.observation import Window
 from loadtest.scenario import Scenario, Stage
 from loadtest.scenario.parts import Session, SharedPrefix
@@ -98,14 +99,38 @@ def test_a_prefix_that_is_stated_may_be_found(prefix: SharedPrefix, planned: flo
     "scenario",
     [
         replace(CHAT, session=Session(turns=Lengths.constant(4))),
-        replace(CHAT, system="You are helpful."),
+        replace(CHAT, system="You are helpful.", tools=({"type": "function"},)),
         replace(CHAT, tools=({"type": "function"},)),
         replace(UNIQUE, input_tokens=None, output_tokens=None, trace=Trace(file="t", format="mooncake")),
     ],
 )
-def test_where_the_scenario_does_not_say_how_much_nothing_is_said(scenario: Scenario) -> None:
+def test_where_the_scenario_does_not_say_how_much_a_reader_is_told_that_it_was_not_judged(
+    scenario: Scenario,
+) -> None:
     assert planned_hit_ratio(scenario) is None
-    assert cache_doubts(scenario, looks(1000), [WINDOW]) == ()
+    assert cache_doubts(scenario, looks(700), [WINDOW]) == ()
+    (note,) = cache_notes(scenario, looks(700), [WINDOW])
+    assert "held of the prompts (at most 70% of the prompt tokens, at 8 users) is not judged: " in note
+    assert "is not judged" in cache_notes(scenario, [], [WINDOW])[0]
+
+
+@pytest.mark.parametrize("scenario", [UNIQUE, CHAT, replace(CHAT, system="be kind")])
+def test_what_is_judged_needs_no_note(scenario: Scenario) -> None:
+    assert cache_notes(scenario, looks(700), [WINDOW]) == ()
+
+
+def test_a_system_prompt_has_at_most_as_many_tokens_as_bytes() -> None:
+    spoken = replace(CHAT, system="ü" * 100)
+    assert planned_hit_ratio(spoken) == pytest.approx(0.264)
+    assert cache_doubts(spoken, looks(264), [WINDOW]) == ()
+    assert "at most 26% were to be" in cache_doubts(spoken, looks(400), [WINDOW])[0]
+
+
+def test_a_run_of_conversations_says_in_its_report_that_the_cache_was_not_judged() -> None:
+    stages = (FakeStage(users=36, cache_hit_ratio=0.8),)
+    talk = verdict_of(FakeRun(stages=stages, session=Session(turns=Lengths.constant(4))))
+    assert talk.status == "PASS"
+    assert any("at most 80% of the prompt tokens, at 36 users" in line for line in method(talk))
 
 
 def test_a_run_that_the_cache_has_flattered_is_not_signed() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from fake_run import FakeRun, FakeStage, verdict_of
 
 from estimator.spec import Lengths
-from loadtest.reporter.token_audit import TokenAudit, token_doubts
+from loadtest.reporter.method_text import method
+from loadtest.reporter.token_audit import TokenAudit, token_doubts, token_notes
 from loadtest.scenario import Scenario, Stage
+from loadtest.scenario.dataset import Dataset
 from loadtest.scenario.parts import Session
 
 WHOLE = Scenario(
@@ -20,6 +23,8 @@ WHOLE = Scenario(
 )
 BY_ITSELF = replace(WHOLE, ignore_eos=False)
 TALK = replace(BY_ITSELF, session=Session(turns=Lengths.constant(3)))
+
+TALKS = Dataset(file="talks.json", format="sharegpt")
 
 
 def doubted(scenario: Scenario, *, prompts: int = 1000, answers: int = 1000) -> list[str]:
@@ -51,3 +56,39 @@ def test_prompts_fall_short_only_where_they_repeat_such_answers() -> None:
     assert doubted(BY_ITSELF, prompts=900) == doubted(WHOLE, prompts=900) == ["prompts"]
     assert doubted(TALK, prompts=900, answers=300) == []
     assert doubted(replace(TALK, ignore_eos=True), prompts=900, answers=300) == ["prompts", "answers"]
+
+
+def test_recorded_answers_are_of_a_known_length_whatever_the_server_says() -> None:
+    replay = replace(TALK, session=Session(answers="recorded"), dataset=TALKS, input_tokens=None)
+    assert doubted(replay, prompts=900, answers=300) == ["prompts"]
+
+
+def bundled(answers: int, *, chunks: int, tokens: int) -> TokenAudit:
+    """So many answers alike, besides others whose events held a token each."""
+    return TokenAudit(
+        answers=20,
+        told=20,
+        bundled=answers,
+        bundled_chunks=answers * chunks,
+        bundled_tokens=answers * tokens,
+    )
+
+
+def test_a_reader_is_told_by_how_much_tpot_may_be_too_small() -> None:
+    (note,) = token_notes(bundled(10, chunks=10, tokens=40))
+    assert "10 of 20 answers came with 4.0 tokens an event" in note
+    assert "would be 8% higher" in note  # 39 later tokens, or 36
+
+
+def test_nothing_is_said_where_it_hardly_matters_or_there_is_no_tpot() -> None:
+    assert token_notes(TokenAudit()) == ()
+    assert token_notes(bundled(10, chunks=1, tokens=40)) == ()
+    assert token_notes(bundled(10, chunks=100, tokens=120)) == ()
+
+
+def test_the_report_of_a_run_tells_it() -> None:
+    several = FakeStage(users=36, chunks=64)  # of 256 tokens
+    assert any("4.0 tokens an event" in line for line in method(verdict_of(FakeRun(stages=(several,)))))
+    assert not any(
+        "tokens an event" in line for line in method(verdict_of(FakeRun(stages=(FakeStage(users=36),))))
+    )
