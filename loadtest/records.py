@@ -214,7 +214,9 @@ class Sample:
             raise ValueError(f"unknown signal {unknown[0]!r}: add it to records.SIGNALS first")
 
 
-EventKind = Literal["run_start", "stage", "settled", "run_end", "server_info", "fault", "note"]
+EventKind = Literal[
+    "run_start", "stage", "settled", "run_end", "server_info", "fault", "note", "clock", "gathered"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +224,7 @@ class Event:
     """Something that happened to the run as a whole: a step change, a fault, the end.
 
     stage carries index, users, settle_s and hold_s; run_end carries reason. Where settle_s is None, `settled`
-    with the stage's index says from when on it is judged.
+    with the stage's index says from when on it is judged. clock and gathered: of a worker elsewhere.
     """
 
     at_ns: int

@@ -26,6 +26,10 @@ from loadtest.textbook_facts import TextbookFacts
 
 FORMAT: Final = 1
 RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PART: Final = re.compile(
+    r"(?:(?:records|streams)/|samples/client-)w(?P<worker>\d{2,})-\d{3,}\.(?:jsonl|[0-9a-f]{8}\.npz)"
+)
+"""What a load process writes: its rows, its counts of streams, its samples of itself."""
 T = TypeVar("T")
 RunState = Literal["running", "complete", "interrupted"]
 
@@ -182,6 +186,25 @@ class RunFolder:
     def read_manifest(self) -> Manifest:
         return _from_json(TypeAdapter(Manifest), self._manifest_path)
 
+    def manifest_text(self) -> str:
+        """For a worker that cannot read this folder."""
+        return self._manifest_path.read_text(encoding="utf-8")
+
+    def put_manifest(self, text: str) -> None:
+        """As the master's folder has it. Raises RunFolderError."""
+        replace_file(self._manifest_path, text)
+
+    def parts(self, worker: int) -> list[str]:
+        """The files that this load process has written here, by their paths inside the folder."""
+        files = (path.relative_to(self.root).as_posix() for path in self.root.glob("*/*"))
+        return sorted(name for name in files if _is_part(name, worker))
+
+    def part_path(self, name: str, worker: int) -> Path:
+        """Of such a file; the name may come from another machine. Raises RunFolderError for any other."""
+        if not _is_part(name, worker):
+            raise RunFolderError(f"{name!r} is no file of load process {worker}")
+        return self.root / name
+
     def write_prediction(self, prediction: Prediction) -> None:
         replace_file(self._prediction_path, _to_json(prediction))
 
@@ -209,6 +232,11 @@ class RunFolder:
         """How evenly tokens came; none in a run made before this was counted."""
         for path in sorted(self.root.glob("streams/*.jsonl")):
             yield from (row for row in read_rows(path, damage) if isinstance(row, StreamCounts))
+
+
+def _is_part(name: str, worker: int) -> bool:
+    part = PART.fullmatch(name)
+    return part is not None and part["worker"] == f"{worker:02d}"
 
 
 def replace_file(path: Path, text: str) -> None:

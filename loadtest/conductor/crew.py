@@ -7,15 +7,18 @@ whole when every worker has written its last, so here the master waits to be tol
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import gevent
 from locust.runners import STATE_MISSING, MasterRunner
 
 from estimator.errors import PlainError
+from loadtest.conductor.far.messages import Stay
+from loadtest.conductor.far.outposts import Outposts
 from loadtest.conductor.live.news import News, news_of
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.roles import Role
+from loadtest.records import EventKind
 from loadtest.run_folder import PlannedStage
 from loadtest.scenario import Limits
 from loadtest.workers.docket import Judgements, judgements_of
@@ -30,6 +33,18 @@ NEWS: Final = "ullage-news"
 CLOSE_S_MAX: Final = 5.0
 """How long a worker may take to write its last rows once its requests have ended."""
 POLL_S: Final = 0.05
+MEET_S_MAX: Final = 15.0
+NO_ANSWER: Final = "a worker is connected and does not answer: start it with the master's version of Ullage"
+
+
+class Witness(Protocol):
+    """Where the crew writes down what it finds."""
+
+    def note(self, event: EventKind, data: Mapping[str, str | int | float | bool | None]) -> None:
+        """A row of the run."""
+
+    def void(self, error: PlainError) -> None:
+        """The run cannot be judged, and this is why."""
 
 
 class NoWorkers(PlainError):  # noqa: N818  (what is missing)
@@ -44,14 +59,25 @@ class GaveUp(PlainError):  # noqa: N818  (what happened)
         self.exit_code = exit_code
 
 
+class NoAnswer(PlainError):  # noqa: N818  (what is missing)
+    """A worker is connected and says nothing."""
+
+
 class Crew:
     """The users of a run where they live in worker processes: the master's side."""
 
     def __init__(
-        self, runner: MasterRunner, give_up: Callable[[PlainError], None], hear: Callable[[Judgements], None]
+        self,
+        runner: MasterRunner,
+        give_up: Callable[[PlainError], None],
+        hear: Callable[[Judgements], None],
+        witness: Witness,
     ) -> None:
         self._runner = runner
         self._give_up = give_up
+        self._witness = witness
+        self._outposts = Outposts(runner, self._send_open, self._refuse, witness.note)
+        self._refusal: PlainError | None = None
         self._numbers: dict[str, int] = {}
         self._at_work: set[str] = set()
         self._open_data: dict[str, Any] | None = None
@@ -66,10 +92,10 @@ class Crew:
     def joined(self, client_id: str) -> None:
         """A worker is ready: for the first time, again after a run, or in the middle of one."""
         if self._open_data is not None:
-            self._send_open(client_id)
+            self._meet(client_id)
 
     def open(self, run: PreparedRun, roles: Mapping[str, Role]) -> None:
-        """Raises NoWorkers."""
+        """Returns when every worker was told. Raises NoWorkers, NoAnswer or FarClock."""
         present = self._present()
         if not present:
             raise NoWorkers("no worker has connected: start one with locust --worker, then start again")
@@ -82,11 +108,18 @@ class Crew:
             "workers": len(present),
             "roles": {name: role.message() for name, role in roles.items()},
         }
+        self._at_work.clear()
+        self._outposts.begin(run.folder)
         for client_id in present:
-            self._send_open(client_id)
+            self._meet(client_id)
+        try:
+            self._wait_for(set(present))
+        except PlainError:
+            self.load_ends(timeout_s=0.0)
+            raise
 
     def stage_begins(self, stage: PlannedStage, start_ns: int) -> None:
-        """All processes of a machine share the clock of `start_ns`."""
+        """All workers date by the clock of `start_ns`, as well as they know it."""
         self._stage_data = {"index": stage.index, "rate_per_s": stage.rate_per_s, "start_ns": start_ns}
         for client_id in self._at_work:
             self._runner.send_message(STAGE, self._stage_data, client_id=client_id)
@@ -96,11 +129,15 @@ class Crew:
         if self._open_data is None:
             return
         self._open_data = None
-        for client_id in self._at_work:
+        crew = set(self._at_work)
+        for client_id in crew:
             self._runner.send_message(STOP, {"timeout_s": timeout_s}, client_id=client_id)
         with gevent.Timeout(timeout_s + CLOSE_S_MAX, False):
             while self._at_work.intersection(self._present()):
                 gevent.sleep(POLL_S)
+        for lost in self._outposts.gather((crew - self._at_work).intersection(self._present())):
+            self._witness.void(lost)
+        self._outposts.end()
         self._at_work.clear()
 
     def news(self) -> list[News]:
@@ -113,11 +150,28 @@ class Crew:
     def _present(self) -> list[str]:
         return [worker.id for worker in self._runner.clients.all if worker.state != STATE_MISSING]
 
-    def _send_open(self, client_id: str) -> None:
-        assert self._open_data is not None
-        number = self._numbers.setdefault(client_id, len(self._numbers))
+    def _wait_for(self, wanted: set[str]) -> None:
+        self._refusal = None
+        with gevent.Timeout(MEET_S_MAX, NoAnswer(NO_ANSWER)):
+            while wanted.intersection(self._present()) - self._at_work:
+                gevent.sleep(POLL_S / 10)
+                if self._refusal is not None:
+                    raise self._refusal
+
+    def _refuse(self, error: PlainError) -> None:
+        self._refusal = error
+        if self._stage_data is not None:  # it came late, and nobody waits for it
+            self._give_up(error)
+
+    def _meet(self, client_id: str) -> None:
+        self._outposts.meet(client_id, self._numbers.setdefault(client_id, len(self._numbers)))
+
+    def _send_open(self, client_id: str, stay: Stay | None) -> None:
+        if self._open_data is None:  # the run has ended meanwhile
+            return
         self._at_work.add(client_id)
-        self._runner.send_message(OPEN, {**self._open_data, "worker": number}, client_id=client_id)
+        own = {"worker": self._numbers[client_id], "stay": None if stay is None else stay.message()}
+        self._runner.send_message(OPEN, {**self._open_data, **own}, client_id=client_id)
         if self._stage_data is not None:
             self._runner.send_message(STAGE, self._stage_data, client_id=client_id)
 

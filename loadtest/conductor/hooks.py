@@ -61,7 +61,7 @@ def _take_part(events: Events, environment: Environment, runner: Runner) -> None
 def _leader(events: Events, environment: Environment, runner: Runner) -> Leader:
     leader = Leader(environment, runner)
     if isinstance(runner, MasterRunner):
-        crew = leader.hands = Crew(runner, leader.give_up, leader.hear)
+        crew = leader.hands = Crew(runner, leader.give_up, leader.hear, leader)
         events.worker_connect.add_listener(lambda client_id, **_: crew.joined(client_id))
     else:
         leader.hands = OwnUsers(runner, leader.give_up, leader.hear)

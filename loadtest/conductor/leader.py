@@ -28,6 +28,7 @@ from loadtest.conductor.ramp import ScenarioRamp
 from loadtest.conductor.roles import Role, RoleError, cast, chat_classes, host_of, pauses
 from loadtest.conductor.search_plan import plan_search
 from loadtest.origin import read_api_key, require_host_of_command
+from loadtest.records import EventKind
 from loadtest.run_folder import PlannedStage
 from loadtest.workers.docket import Judgements
 
@@ -172,6 +173,16 @@ class Leader:
         """What came of the requests of a load process."""
         if self._run is not None:
             self._run.hear(judged)
+
+    def note(self, event: EventKind, data: Mapping[str, str | int | float | bool | None]) -> None:
+        """A row of the run, if there is one."""
+        if self._run is not None:
+            self._run.note(event, data)
+
+    def void(self, error: PlainError) -> None:
+        """What was found when the load had ended: the rows that are here are judged by nobody."""
+        self._complain(error)
+        self.note("fault", {"reason": str(error), "voids": True})
 
     def load_ends(self) -> None:
         """Before Locust stops the users of this process, or of the crew."""

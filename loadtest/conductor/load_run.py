@@ -10,7 +10,7 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from estimator.errors import PlainError
 from loadtest.access import require_below_cap
@@ -45,7 +45,7 @@ class LoadRun:
         self._events = run.folder.events_writer()
         self._collector = start_collector(run)
         self._ended = False
-        self._write("run_start", {"stages": len(course.stages)})
+        self.note("run_start", {"stages": len(course.stages)})
 
     def stage(self, elapsed_s: float, users: int) -> PlannedStage | None:
         """What the load should be now, while there are so many users; None when the plan is over.
@@ -93,13 +93,13 @@ class LoadRun:
     def gave_up(self, error: PlainError) -> None:
         """The row that tells the verdict why the plan was not followed to its end."""
         with contextlib.suppress(PlainError, OSError):  # a disk that is full takes no row of that either
-            self._write("fault", {"reason": str(error), "exit_code": error.exit_code})
+            self.note("fault", {"reason": str(error), "exit_code": error.exit_code})
 
     def load_ended(self) -> None:
         """The load is not held any more; requests in flight may still finish."""
         if not self._ended:
             self._ended = True
-            self._write("run_end", {"reason": self._course.end_reason})
+            self.note("run_end", {"reason": self._course.end_reason})
 
     def close(self) -> None:
         """After the last request: ends the collector, then folds the rows. Raises PlainError or OSError."""
@@ -113,7 +113,8 @@ class LoadRun:
 
         finalise(self.run.folder)
 
-    def _write(self, event: EventKind, data: dict[str, str | int | float | bool | None]) -> None:
+    def note(self, event: EventKind, data: Mapping[str, str | int | float | bool | None]) -> None:
+        """A row of the run as a whole. Raises RowFileError."""
         self._events.append(Event(at_ns=self._clock(), event=event, data=data))
 
 

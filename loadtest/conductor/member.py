@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,12 +14,22 @@ from locust.runners import STATE_CLEANUP, STATE_STOPPED, WorkerRunner
 
 from estimator.errors import PlainError
 from loadtest.conductor.crew import CLOSED, GIVE_UP, JUDGED, NEWS, OPEN, STAGE, STOP
+from loadtest.conductor.far.envoy import Envoy, dated_by
+from loadtest.conductor.far.messages import stay_of
 from loadtest.conductor.prepare import open_prepared
 from loadtest.conductor.roles import role_of
 from loadtest.conductor.station import Seat, Station
 
 LOOK_S: Final = 1.0
 TELL_S: Final = 1.0
+
+
+class CannotHere(PlainError):  # noqa: N818  (what is the matter)
+    """A file or a variable that is there on the master's machine may be missing on this one."""
+
+    def __init__(self, error: PlainError) -> None:
+        super().__init__(f"the worker on {socket.gethostname()} cannot take part: {error}")
+        self.exit_code = error.exit_code
 
 
 class Member:
@@ -28,6 +40,7 @@ class Member:
         self._asked_timeout_s = runner.environment.stop_timeout or 0.0
         self._told_timeout_s: float | None = None
         self._station: Station | None = None
+        self._envoy = Envoy(runner)
         runner.register_message(OPEN, self._open)
         runner.register_message(STAGE, self._stage_begins)
         runner.register_message(STOP, self._stop, concurrent=True)
@@ -62,18 +75,21 @@ class Member:
         if self._station is not None:  # told again, because the master had lost sight of us
             return
         self._told_timeout_s = None
-        data = msg.data
+        data, stay = msg.data, None if msg.data["stay"] is None else stay_of(msg.data["stay"])
         try:
+            root, seat = Path(data["folder"]), Seat(worker=int(data["worker"]), workers=int(data["workers"]))
+            if stay is not None:
+                root, seat = self._envoy.settle(stay, seat.worker), replace(seat, clock=dated_by(stay))
             self._station = Station(
-                open_prepared(Path(data["folder"])),
+                open_prepared(root),
                 {name: role_of(role) for name, role in data["roles"].items()},
-                Seat(worker=int(data["worker"]), workers=int(data["workers"])),
+                seat,
                 self._runner,
                 self._give_up,
                 lambda judged: self._runner.send_message(JUDGED, judged.message()),
             )
         except PlainError as error:
-            self._give_up(error)
+            self._give_up(error if stay is None else CannotHere(error))
 
     def _stage_begins(self, msg: Any, **_: Any) -> None:
         if self._station is not None:

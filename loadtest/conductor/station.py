@@ -41,6 +41,8 @@ class Seat:
     worker: int
     """Its rows carry this number; one from `workers` on came late and has no share."""
     workers: int
+    clock: Callable[[], int] = time.perf_counter_ns
+    """Dates the rows: nanoseconds of the master's monotonic clock."""
 
 
 class Station:
@@ -70,13 +72,14 @@ class Station:
             key=read_api_key(variable=run.manifest.access.api_key_variable),
             scripts={name: self._script(role) for name, role in roles.items()},
             rows=run.folder.records_writer(worker),
-            watchdog=Watchdog(run.scenario.timeouts, time.perf_counter_ns()),
+            watchdog=Watchdog(run.scenario.timeouts, seat.clock()),
             counts=LiveCounts(run.scenario.limits),
             give_up=give_up,
+            clock=seat.clock,
             docket=None if run.scenario.search is None else Docket(worker, run.scenario.limits),
         )
         self._tell = tell
-        self._pulse = Pulse(worker)
+        self._pulse = Pulse(worker, seat.clock)
         self._signals: dict[str, float] = {}
         self._greenlets = [gevent.spawn(work) for work in (self._probe, self._beat, self._save, self._report)]
         prepay()

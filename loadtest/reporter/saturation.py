@@ -16,6 +16,7 @@ from loadtest.records import Sample
 from loadtest.reporter.audit_text import access_doubts
 from loadtest.reporter.cache_audit import cache_doubts, cache_notes
 from loadtest.reporter.cohort import judge_cohort, outcomes_of
+from loadtest.reporter.far import clock_notes, far_fault
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
 from loadtest.reporter.searched import doubts_of_levels, faults_of_level, level_that_broke
 from loadtest.reporter.signs import signs
@@ -69,7 +70,7 @@ def observe(
     elif death is not None:
         invalid = f"{death}; {_last_good(earlier)}"
     else:
-        invalid = counts_disagree(rows.requests, engine) or usage_lies(audit)
+        invalid = far_fault(rows.events) or counts_disagree(rows.requests, engine) or usage_lies(audit)
     wall = (None if gave_up or death else halted(stages)) or (
         Wall(name="invalid", evidence=invalid) if invalid else name_wall(stages, broken, slots)
     )
@@ -107,7 +108,7 @@ def observe(
         start_ns=start_ns,
         windows=tuple(cut),
         search=found,
-        notes=(*token_notes(audit), *cache_notes(scenario, engine, held)),
+        notes=(*token_notes(audit), *cache_notes(scenario, engine, held), *clock_notes(rows.events)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from locust import User, constant, task
@@ -12,6 +13,7 @@ from loadtest.records import RequestRecord
 from loadtest.row_file import RowFileError
 from loadtest.scenario import PATHS
 from loadtest.workers.desk import Desk, Due, NoScript, Script, Turn, reception
+from loadtest.workers.dial import dial
 from loadtest.workers.ear import ear
 from loadtest.workers.rows import ended_row, issued_row
 from loadtest.workers.stream import Connection
@@ -42,7 +44,9 @@ class ChatUser(User):
         except NoScript as error:
             desk.give_up(error)
             raise StopUser from error
-        self.connection = Connection(desk.origin, self.script.scenario.timeouts)
+        self.connection = Connection(
+            desk.origin, self.script.scenario.timeouts, desk.clock, partial(dial, clock=desk.clock)
+        )
         desk.connections.add(self.connection)
         ear().hear()
         self.connection.open()  # the first answer is not charged with the handshake

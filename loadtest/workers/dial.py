@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket as names
 import ssl
+import time
 from collections.abc import Callable
 from functools import cache
 from typing import Final
@@ -34,16 +35,19 @@ _BY_NUMBER: Final[dict[int | None, Outcome]] = {
 }
 
 
-def dial(origin: Origin, timeout_s: float) -> SocketWire:
-    """A connected wire. The limit covers the name, the connection and the TLS handshake together."""
+def dial(origin: Origin, timeout_s: float, clock: Callable[[], int] = time.perf_counter_ns) -> SocketWire:
+    """A connected wire, whose reads `clock` dates.
+
+    The limit covers the name, the connection and the TLS handshake together.
+    """
     with Timeout(timeout_s, TimeoutError(f"no connection within {timeout_s:g} s")):
         connection = _connected(origin.host, origin.port)
         try:
             connection.setsockopt(names.IPPROTO_TCP, names.TCP_NODELAY, 1)
             if origin.scheme == "http":
-                return SocketWire(connection)
+                return SocketWire(connection, clock=clock)
             connection = _context(origin.access).wrap_socket(connection, server_hostname=origin.host)
-            return SocketWire(connection)
+            return SocketWire(connection, clock=clock)
         except BaseException:
             connection.close()
             raise

@@ -43,10 +43,13 @@ class Wire(Protocol):
 class SocketWire:
     """A connected socket, plain or TLS. Belongs to one greenlet."""
 
-    __slots__ = ("_ear", "_is_tls", "_loop", "_number", "_socket", "_take", "_waiter")
+    __slots__ = ("_clock", "_ear", "_is_tls", "_loop", "_number", "_socket", "_take", "_waiter")
 
-    def __init__(self, connection: socket.socket, of: Ear | None = None) -> None:
+    def __init__(
+        self, connection: socket.socket, of: Ear | None = None, clock: Callable[[], int] = perf_counter_ns
+    ) -> None:
         self._socket = connection
+        self._clock = clock
         self._number = connection.fileno()
         self._loop = get_hub().loop
         self._ear = of or ear()
@@ -87,7 +90,7 @@ class SocketWire:
     def _read(self) -> None:
         try:
             data = os.read(self._number, READ_BYTES)
-            if self._take(data, perf_counter_ns()):
+            if self._take(data, self._clock()):
                 self._wake(None)
         except BlockingIOError:
             return
@@ -98,7 +101,7 @@ class SocketWire:
         """OpenSSL takes one record from the socket, so what follows it keeps the socket readable."""
         try:
             data = self._socket.recv(READ_BYTES)
-            if self._take(data, perf_counter_ns()):
+            if self._take(data, self._clock()):
                 self._wake(None)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return

@@ -35,8 +35,12 @@ def start_locust(
     locustfile: Path = LOCUSTFILE,
     environ: Mapping[str, str] | None = None,
     prepare: Callable[[], None] = lambda: None,
+    prefix: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
-    """In `home`, where its runs go; in a process group of its own, as a shell would start it."""
+    """In `home`, where its runs go; in a process group of its own, as a shell would start it.
+
+    `prefix`: what starts it elsewhere, see machines.py.
+    """
 
     def before_exec() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,7 +50,7 @@ def start_locust(
         name: value for name, value in os.environ.items() if not name.startswith(("LOCUST_", "ULLAGE_"))
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "locust", "-f", str(locustfile), "--no-audit", *options],
+        [*prefix, sys.executable, "-m", "locust", "-f", str(locustfile), "--no-audit", *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,72 @@
+"""Is a worker beside its master? It is asked for a file in the run folder and for the name of its clock."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+CLOCK_NAMES: Final = (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/time"))
+"""A machine draws the first when it starts; the second tells namespaces of time apart."""
+
+
+def clock_name() -> str:
+    """The same in two processes only when they share CLOCK_MONOTONIC; the host's name where /proc is none."""
+    try:
+        boot, namespace = CLOCK_NAMES
+        return f"{boot.read_text(encoding='ascii').strip()} {namespace.readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Met:
+    """What a worker answered."""
+
+    host: str
+    sees_folder: bool
+    shares_clock: bool
+
+    @property
+    def is_near(self) -> bool:
+        """It writes its rows where the master's are, as they are."""
+        return self.sees_folder and self.shares_clock
+
+
+class Token:
+    """A file that only who sees this very folder can read. Written by the master, gone with the load."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "crew.token"
+        self._secret = secrets.token_hex(16)
+        self._path.touch(mode=0o600)
+        self._path.write_text(self._secret, encoding="ascii")
+
+    def question(self) -> dict[str, Any]:
+        """The message a worker is asked with."""
+        return {"path": str(self._path.resolve())}
+
+    def met(self, answer: Mapping[str, Any]) -> Met:
+        return Met(
+            host=str(answer["host"])[:255],
+            sees_folder=answer["secret"] == self._secret,
+            shares_clock=answer["clock"] == clock_name(),
+        )
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+
+def answer(question: Mapping[str, Any]) -> dict[str, Any]:
+    """What a worker says: its host, its clock, and what it read, if the file is there."""
+    secret: str | None = None
+    with contextlib.suppress(OSError, ValueError):
+        path = Path(question["path"])
+        if path.name == "crew.token":  # a false master gets no other file read
+            secret = path.read_text(encoding="ascii")
+    return {"host": socket.gethostname(), "clock": clock_name(), "secret": secret}

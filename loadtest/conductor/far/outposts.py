@@ -1,0 +1,277 @@
+"""The master's side of workers on other machines: compares their clocks with its own, fetches their rows.
+
+A worker that sees the master's run folder and shares its clock is none of those: it is met, and let in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import gevent
+from gevent.event import Event as Gate
+from gevent.queue import Queue
+from locust.runners import MasterRunner
+
+from estimator.errors import PlainError
+from loadtest.clocks import CLOCK_ERROR_NS_MAX, Measured, Offset, Phase, Ping, offset_of
+from loadtest.conductor.far.meeting import Met, Token
+from loadtest.conductor.far.messages import (
+    ASK,
+    FETCH,
+    KEPT,
+    MEET,
+    MET,
+    PARCELS,
+    PIECE,
+    PING,
+    PONG,
+    TAKEN,
+    Stay,
+)
+from loadtest.conductor.far.parcels import Joiner, Parcel, parcel_of
+from loadtest.records import EventKind
+from loadtest.run_folder import RunFolder
+
+Data = dict[str, str | int | float | bool | None]
+PINGS_AT_REST: Final = 12
+PINGS_A_NOTE: Final = 12
+"""In the load: one event of the best of so many."""
+PING_EVERY_S: Final = 5.0
+ANSWER_S_MAX: Final = 20.0
+SEAL_S_MAX: Final = 120.0
+"""How long a worker may turn its text into columns before it sends them."""
+
+
+class FarClock(PlainError):  # noqa: N818  (what is wrong)
+    """A worker's clock cannot be compared closely enough for its rows to be of use."""
+
+
+class NotGathered(PlainError):  # noqa: N818  (what happened)
+    """Rows of the run are on another machine only."""
+
+    exit_code = 5
+
+
+@dataclass(slots=True, kw_only=True)
+class Outpost:
+    """One worker on another machine, in one run."""
+
+    client_id: str
+    worker: int
+    met: Met
+    before: Offset | None = None
+    phase: Phase = "before"
+    pings: list[Ping] = field(default_factory=list)
+    sent_ns: int = 0
+    where: str | None = None
+    is_measured: Gate = field(default_factory=Gate)
+    inbox: Queue[tuple[str, dict[str, Any]]] = field(default_factory=Queue)
+
+    @property
+    def name(self) -> str:
+        return f"w{self.worker:02d} on {self.met.host}"
+
+
+class Outposts:
+    """One a master. `admit` is called for every worker that may take part, near or far, once it is known."""
+
+    def __init__(
+        self,
+        runner: MasterRunner,
+        admit: Callable[[str, Stay | None], None],
+        refuse: Callable[[PlainError], None],
+        note: Callable[[EventKind, Data], None],
+    ) -> None:
+        self._runner = runner
+        self._admit = admit
+        self._refuse = refuse
+        self._note = note
+        self._token: Token | None = None
+        self._workers: dict[str, int] = {}
+        self._far: dict[str, Outpost] = {}
+        self._watch: gevent.Greenlet[..., None] | None = None
+        runner.register_message(MET, self._met)
+        runner.register_message(PONG, self._ponged)
+        runner.register_message(KEPT, self._kept)
+        for answer in (PARCELS, PIECE):
+            runner.register_message(answer, self._answered)
+
+    def begin(self, folder: RunFolder) -> None:
+        """A run begins: workers are to be met again."""
+        self._folder = folder
+        self._token = Token(folder.root)
+        self._workers, self._far = {}, {}
+        self._watch = gevent.spawn(self._compare)
+
+    def end(self) -> None:
+        """The load is over, and its rows are gathered, or never will be."""
+        if self._watch is not None:
+            self._watch.kill()
+        if self._token is not None:
+            self._token.remove()
+        self._token = self._watch = None
+        self._far = {}
+
+    def meet(self, client_id: str, worker: int) -> None:
+        """Leads to `admit`, unless its clock cannot be compared."""
+        far = self._far.get(client_id)
+        if far is not None and far.before is not None:  # the same process, once more
+            self._admit(client_id, self._stay(far))
+        elif self._token is not None:
+            self._workers[client_id] = worker
+            self._say(MEET, client_id, self._token.question())
+
+    def ahead_ns(self, client_id: str) -> int:
+        """What the worker's clock shows more than ours; 0 for one that shares it."""
+        far = self._far.get(client_id)
+        return 0 if far is None or far.before is None else far.before.offset_ns
+
+    def gather(self, whole: Collection[str]) -> list[NotGathered]:
+        """Fetches the rows of all far workers; what could not be had, a sentence each.
+
+        `whole`: the workers that are there and have written their last row.
+        """
+        jobs = [gevent.spawn(self._bring, far, is_whole=id_ in whole) for id_, far in self._far.items()]
+        gevent.joinall(jobs)
+        return [job.value for job in jobs if job.value is not None]
+
+    # what workers answer
+
+    def _met(self, msg: Any, **_: Any) -> None:
+        worker = self._workers.pop(msg.node_id, None)
+        if worker is None or self._token is None:
+            return
+        met = self._token.met(msg.data)
+        if met.is_near:
+            self._admit(msg.node_id, None)
+            return
+        far = self._far[msg.node_id] = Outpost(client_id=msg.node_id, worker=worker, met=met)
+        if met.shares_clock:
+            far.before = Offset(offset_ns=0, uncertainty_ns=0)
+            self._admit(msg.node_id, self._stay(far))
+        else:
+            self._ping(far)
+
+    def _ponged(self, msg: Any, **_: Any) -> None:
+        heard_ns = time.perf_counter_ns()
+        far = self._far.get(msg.node_id)
+        if far is None or int(msg.data["sent_ns"]) != far.sent_ns:  # each ping is answered once
+            return
+        far.pings.append(Ping(sent_ns=far.sent_ns, far_ns=int(msg.data["far_ns"]), heard_ns=heard_ns))
+        far.sent_ns = 0
+        if far.phase == "during":
+            if len(far.pings) >= PINGS_A_NOTE:
+                self._compared(far)
+        elif len(far.pings) < PINGS_AT_REST:
+            self._ping(far)
+        else:
+            self._compared(far)
+
+    def _compared(self, far: Outpost) -> None:
+        offset, phase = offset_of(far.pings), far.phase
+        far.pings = []
+        one = Measured(worker=far.worker, host=far.met.host, phase=phase, offset=offset)
+        self._note("clock", one.data())
+        if phase == "after":
+            far.is_measured.set()
+        if phase != "before":
+            return
+        if offset.uncertainty_ns > CLOCK_ERROR_NS_MAX:
+            self._refuse(
+                FarClock(
+                    f"the clock of {far.name} can be compared to {offset.uncertainty_ns / 1e6:.1f} ms only, "
+                    f"and rows need {CLOCK_ERROR_NS_MAX / 1e6:.0f} ms: start that worker nearer to the master"
+                )
+            )
+            return
+        far.before, far.phase = offset, "during"
+        self._admit(far.client_id, self._stay(far))
+
+    def _kept(self, msg: Any, **_: Any) -> None:
+        far = self._far.get(msg.node_id)
+        if far is not None:
+            far.where = str(msg.data["path"])
+            text = f"{far.name} keeps its rows in {far.where} until they are gathered"
+            self._note("note", {"text": text})
+
+    def _answered(self, msg: Any, **_: Any) -> None:
+        far = self._far.get(msg.node_id)
+        if far is not None:
+            far.inbox.put((msg.type, msg.data))
+
+    # what is done with them
+
+    def _compare(self) -> None:
+        """Clocks during the load."""
+        while True:
+            gevent.sleep(PING_EVERY_S)
+            for far in self._far.values():
+                if far.phase == "during" and not far.met.shares_clock:
+                    self._ping(far)
+
+    def _bring(self, far: Outpost, *, is_whole: bool) -> NotGathered | None:
+        """All files of one worker; only when all are here, it is told so."""
+        try:
+            if not is_whole:
+                raise NotGathered("it ended before the run did")
+            if not far.met.shares_clock:
+                far.phase, far.pings = "after", []
+                self._ping(far)
+                if not far.is_measured.wait(ANSWER_S_MAX):
+                    raise NotGathered("it does not answer")
+            self._note("gathered", self._fetch_all(far))
+            self._say(TAKEN, far.client_id, {})
+        except (PlainError, OSError, KeyError, TypeError, ValueError) as error:
+            place = "on its machine" if far.where is None else f"in {far.where} there"
+            return NotGathered(f"the rows of {far.name} did not come here ({error}): they are kept {place}")
+        return None
+
+    def _fetch_all(self, far: Outpost) -> Data:
+        begun_ns = time.perf_counter_ns()
+        listed = self._ask(far, ASK, {}, PARCELS, SEAL_S_MAX)
+        if listed.get("error"):
+            raise NotGathered(str(listed["error"]))
+        parcels = [parcel_of(one) for one in listed["parcels"]]
+        for parcel in parcels:
+            self._fetch(far, parcel)
+        took_s = (time.perf_counter_ns() - begun_ns) / 1e9
+        total_bytes = sum(parcel.size_bytes for parcel in parcels)
+        return {"worker": far.worker, "files": len(parcels), "bytes": total_bytes, "took_s": took_s}
+
+    def _fetch(self, far: Outpost, parcel: Parcel) -> None:
+        with Joiner(parcel, self._folder.part_path(parcel.name, far.worker)) as joiner:
+            while not joiner.is_whole:
+                wanted = {"name": parcel.name, "start": joiner.next_start}
+                got = self._ask(far, FETCH, wanted, PIECE, ANSWER_S_MAX)
+                if got.get("error"):
+                    raise NotGathered(str(got["error"]))
+                joiner.take(int(got["start"]), bytes(got["data"]))
+            joiner.finish()
+
+    def _ask(
+        self, far: Outpost, message: str, data: dict[str, Any], answer: str, within_s: float
+    ) -> dict[str, Any]:
+        """Raises NotGathered."""
+        self._say(message, far.client_id, data)
+        with gevent.Timeout(within_s, NotGathered(f"it did not answer within {within_s:g} s")):
+            while True:
+                kind, said = far.inbox.get()
+                if kind == answer:
+                    return dict(said)
+
+    def _stay(self, far: Outpost) -> Stay:
+        return Stay(
+            run_id=self._folder.run_id,
+            manifest=self._folder.manifest_text(),
+            clock_ahead_ns=self.ahead_ns(far.client_id),
+        )
+
+    def _ping(self, far: Outpost) -> None:
+        far.sent_ns = time.perf_counter_ns()
+        self._say(PING, far.client_id, {"sent_ns": far.sent_ns})
+
+    def _say(self, message: str, client_id: str, data: dict[str, Any]) -> None:
+        self._runner.send_message(message, data, client_id=client_id)

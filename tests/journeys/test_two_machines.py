@@ -1,0 +1,186 @@
+"""Workers on other machines: namespaces with networks, mounts and clocks of their own, on this one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+import machines
+import psutil
+import pytest
+from load_processes import ENVIRON, ullage
+from locust_process import run_of, start_locust, wait_for
+from machines import Machine
+
+from loadtest.clocks import CLOCK_ERROR_NS_MAX, measured
+from loadtest.records import RequestRecord
+from loadtest.results import RunRows
+
+AHEAD_S = 1_000
+SCENARIO = """
+name: far
+input_tokens: {kind: constant, tokens: 16}
+output_tokens: {kind: constant, tokens: 16}
+settle_s: 0.5
+spawn_rate_per_s: 100
+stages: [{users: 4, hold_s: 2}, {users: 6, hold_s: 3}]
+limits: {ttft_s: 2.0}
+"""
+
+
+@cache
+def reason_not() -> str | None:
+    return machines.why_not()
+
+
+@dataclass(slots=True, kw_only=True)
+class Load:
+    """A master, a worker beside it (w00) and one on another machine; both have joined."""
+
+    home: Path
+    master: subprocess.Popen[str]
+    near: subprocess.Popen[str]
+    far: subprocess.Popen[str]
+
+    @property
+    def kept(self) -> Path:
+        """Where the far worker keeps its runs."""
+        return self.home / "state" / "ullage" / "far"
+
+    def far_answers(self) -> int:
+        return sum(text.read_bytes().count(b'"kind":"request"') for text in self.kept.rglob("w*.jsonl"))
+
+    def ended(self) -> tuple[int, str]:
+        _, errors = self.master.communicate(timeout=60)
+        return self.master.returncode, errors
+
+    def report(self) -> tuple[dict[str, object], int]:
+        folder, _ = run_of(self.home)
+        done = ullage("report", folder.root)
+        return json.loads(folder.report_path("json").read_text()), done.returncode
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Iterator[Load]:
+    if (why := reason_not()) is not None:
+        pytest.skip(why)
+    (tmp_path / "far.yaml").write_text(SCENARIO)
+    (tmp_path / "runs").mkdir()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(machines.base())
+        second = stack.enter_context(machines.other(first, 2))
+        third = stack.enter_context(machines.other(first, 3, ahead_s=AHEAD_S))
+        third.run("mount", "-t", "tmpfs", "none", str(tmp_path / "runs"))
+        host = stack.enter_context(twin(first))
+        bind = ("--master-bind-host", first.address, "--expect-workers", "2")
+        ours = ("--headless", "--only-summary", "--scenario", "far.yaml", "--runs-dir", "runs")
+        master = start(stack, tmp_path, first, "--master", *bind, "--host", host, *ours)
+        near, far = (
+            start(stack, tmp_path, where, "--worker", "--master-host", first.address)
+            for where in (second, third)
+        )
+        yield Load(home=tmp_path, master=master, near=near, far=far)
+
+
+def start(stack: contextlib.ExitStack, home: Path, where: Machine, *options: str) -> subprocess.Popen[str]:
+    state = {"XDG_STATE_HOME": str(home / "state")}
+    process = start_locust(home, options, environ=state, prefix=where.prefix)
+    stack.callback(end, process)
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    for one in (*family(process), process):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            one.kill()
+    process.communicate(timeout=10)
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+@contextlib.contextmanager
+def twin(where: Machine) -> Iterator[str]:
+    command = [*where.prefix, sys.executable, "-m", "estimator.twin.server", "--profile", "tiny"]
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--host", where.address, "--exit-with-stdin"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRON,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().split()[3]
+    finally:
+        process.stdin.close()
+        process.wait(timeout=10)
+        process.stdout.close()
+
+
+def of(rows: RunRows, worker: int) -> list[RequestRecord]:
+    return [request for request in rows.requests if request.worker == worker]
+
+
+def test_rows_of_another_machine_are_gathered_and_dated_by_the_masters_clock(load: Load) -> None:
+    code, errors = load.ended()
+    _, rows = run_of(load.home)
+    assert code == 0, errors
+    (comparisons,) = measured(rows.events).values()
+    far = comparisons[0].worker
+    near = 1 - far
+    assert {request.worker for request in rows.requests} == {0, 1}
+    assert Counter(request.outcome for request in rows.requests) == {"ok": len(rows.requests)}
+    assert {sample.target for sample in rows.samples if sample.source == "client"} == {"w00", "w01"}
+
+    assert [one.phase for one in comparisons] == ["before", "after"]
+    for one in comparisons:
+        error_ns = abs(one.offset.offset_ns - AHEAD_S * 10**9)
+        assert error_ns <= one.offset.uncertainty_ns < CLOCK_ERROR_NS_MAX, "the namespace's clock is exact"
+
+    begun_ns = next(event.at_ns for event in rows.events if event.event == "stage")
+    ended_ns = next(event.at_ns for event in rows.events if event.event == "run_end")
+    for request in rows.requests:
+        assert begun_ns - CLOCK_ERROR_NS_MAX <= request.intended_ns <= ended_ns + CLOCK_ERROR_NS_MAX
+    for figure in (lambda one: one.ttft_s, lambda one: one.tpot_s, lambda one: one.e2e_s):
+        mine, theirs = (median(figure(one) for one in of(rows, worker)) for worker in (near, far))
+        assert theirs == pytest.approx(mine, rel=0.5), "both asked the same server"
+
+    (gathered,) = [event.data for event in rows.events if event.event == "gathered"]
+    assert gathered["worker"] == far
+    assert not list(load.kept.iterdir()), "the worker's own copy has gone"
+    report, _ = load.report()
+    assert report["observation"]["requests"] == len(rows.requests)
+    assert report["observation"]["wall"]["name"] != "invalid"
+    assert any(f"w{far:02d} ran on" in note for note in report["observation"]["notes"])
+
+
+def test_a_worker_that_is_killed_there_voids_the_run_and_its_rows_are_named(load: Load) -> None:
+    wait_for(lambda: load.far_answers() >= 4, load.master)
+    for one in (*family(load.far), psutil.Process(load.far.pid)):
+        os.kill(one.pid, signal.SIGKILL)
+    code, errors = load.ended()
+    (kept,) = load.kept.glob("*/w*")
+    _, rows = run_of(load.home)
+    told = [line for line in errors.splitlines() if line.startswith("ullage: ")]
+    assert any(str(kept) in line for line in told), errors
+    assert code == 5
+    assert len({request.worker for request in rows.requests}) == 1
+    report, exit_code = load.report()
+    assert (report["status"], exit_code) == ("VOID", 5)
+    assert str(kept) in str(report["reason"])
