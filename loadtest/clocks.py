@@ -33,6 +33,11 @@ class Offset:
     offset_ns: int
     uncertainty_ns: int
 
+    @property
+    def may_be_none(self) -> bool:
+        """The two may be one clock."""
+        return abs(self.offset_ns) <= self.uncertainty_ns
+
     def apart_ns(self, before: Offset) -> int:
         """How far the clocks have moved against each other since `before`."""
         return abs(self.offset_ns - before.offset_ns)

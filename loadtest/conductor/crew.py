@@ -153,7 +153,8 @@ class Crew:
     def _wait_for(self, wanted: set[str]) -> None:
         self._refusal = None
         with gevent.Timeout(MEET_S_MAX, NoAnswer(NO_ANSWER)):
-            while wanted.intersection(self._present()) - self._at_work:
+            # none is let in any more once the load was told to end
+            while self._open_data is not None and wanted.intersection(self._present()) - self._at_work:
                 gevent.sleep(POLL_S / 10)
                 if self._refusal is not None:
                     raise self._refusal

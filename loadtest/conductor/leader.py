@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -182,7 +183,8 @@ class Leader:
     def void(self, error: PlainError) -> None:
         """What was found when the load had ended: the rows that are here are judged by nobody."""
         self._complain(error)
-        self.note("fault", {"reason": str(error), "voids": True})
+        with contextlib.suppress(PlainError, OSError):  # a disk that is full takes no row of that either
+            self.note("fault", {"reason": str(error), "voids": True})
 
     def load_ends(self) -> None:
         """Before Locust stops the users of this process, or of the crew."""

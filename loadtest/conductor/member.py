@@ -41,6 +41,8 @@ class Member:
         self._told_timeout_s: float | None = None
         self._station: Station | None = None
         self._envoy = Envoy(runner)
+        quitting = runner.environment.events.quitting
+        quitting.add_listener(lambda **_: self._envoy.tell_kept())  # type: ignore[no-untyped-call]
         runner.register_message(OPEN, self._open)
         runner.register_message(STAGE, self._stage_begins)
         runner.register_message(STOP, self._stop, concurrent=True)

@@ -28,7 +28,9 @@ def _note(comparisons: Sequence[Measured]) -> str:
     before, last = comparisons[0], comparisons[-1]
     moved_ns = last.offset.offset_ns - before.offset.offset_ns
     unsure_ns = before.offset.uncertainty_ns + last.offset.uncertainty_ns
-    moved = f"it had moved by {moved_ns / 1e6:+.2f} ms (give or take {unsure_ns / 1e6:.2f}) when last compared"
+    moved = (
+        f"it had moved by {moved_ns / 1e6:+.2f} ms (give or take {unsure_ns / 1e6:.2f}) when last compared"
+    )
     return (
         f"w{before.worker:02d} ran on {before.host}: its clock shows {before.offset.offset_ns / 1e9:+.3f} s "
         f"beside the master's, which was taken off its rows and is known to "

@@ -27,13 +27,15 @@ from loadtest.records import RequestRecord
 from loadtest.results import RunRows
 
 AHEAD_S = 1_000
+NEAR, FAR = 2, 3
+"""Machines of the workers: the clock of the first is the master's, that of the second AHEAD_S ahead."""
 SCENARIO = """
 name: far
 input_tokens: {kind: constant, tokens: 16}
 output_tokens: {kind: constant, tokens: 16}
 settle_s: 0.5
 spawn_rate_per_s: 100
-stages: [{users: 4, hold_s: 2}, {users: 6, hold_s: 3}]
+stages: [{users: 4, hold_s: 1.5}, {users: 6, hold_s: 2}]
 limits: {ttft_s: 2.0}
 """
 
@@ -45,20 +47,19 @@ def reason_not() -> str | None:
 
 @dataclass(slots=True, kw_only=True)
 class Load:
-    """A master, a worker beside it (w00) and one on another machine; both have joined."""
+    """A master, and two workers with networks of their own: one shares its clock, `far` has another."""
 
     home: Path
     master: subprocess.Popen[str]
-    near: subprocess.Popen[str]
     far: subprocess.Popen[str]
 
-    @property
-    def kept(self) -> Path:
-        """Where the far worker keeps its runs."""
-        return self.home / "state" / "ullage" / "far"
+    def kept(self, number: int) -> Path:
+        """Where the worker of such a machine keeps the rows of runs."""
+        return self.home / f"state{number}" / "ullage" / "far"
 
     def far_answers(self) -> int:
-        return sum(text.read_bytes().count(b'"kind":"request"') for text in self.kept.rglob("w*.jsonl"))
+        texts = self.kept(FAR).rglob("records/*.jsonl")
+        return sum(text.read_bytes().count(b'"kind":"request"') for text in texts)
 
     def ended(self) -> tuple[int, str]:
         _, errors = self.master.communicate(timeout=60)
@@ -78,22 +79,23 @@ def load(tmp_path: Path) -> Iterator[Load]:
     (tmp_path / "runs").mkdir()
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(machines.base())
-        second = stack.enter_context(machines.other(first, 2))
-        third = stack.enter_context(machines.other(first, 3, ahead_s=AHEAD_S))
-        third.run("mount", "-t", "tmpfs", "none", str(tmp_path / "runs"))
+        workers = {
+            NEAR: stack.enter_context(machines.other(first, NEAR)),
+            FAR: stack.enter_context(machines.other(first, FAR, ahead_s=AHEAD_S)),
+        }
+        for machine in workers.values():
+            machine.run("mount", "-t", "tmpfs", "none", str(tmp_path / "runs"))  # it sees an empty folder
         host = stack.enter_context(twin(first))
         bind = ("--master-bind-host", first.address, "--expect-workers", "2")
         ours = ("--headless", "--only-summary", "--scenario", "far.yaml", "--runs-dir", "runs")
         master = start(stack, tmp_path, first, "--master", *bind, "--host", host, *ours)
-        near, far = (
-            start(stack, tmp_path, where, "--worker", "--master-host", first.address)
-            for where in (second, third)
-        )
-        yield Load(home=tmp_path, master=master, near=near, far=far)
+        join = ("--worker", "--master-host", first.address)
+        _, far = (start(stack, tmp_path, machine, *join) for machine in workers.values())
+        yield Load(home=tmp_path, master=master, far=far)
 
 
 def start(stack: contextlib.ExitStack, home: Path, where: Machine, *options: str) -> subprocess.Popen[str]:
-    state = {"XDG_STATE_HOME": str(home / "state")}
+    state = {"XDG_STATE_HOME": str(home / f"state{where.address[-1]}")}
     process = start_locust(home, options, environ=state, prefix=where.prefix)
     stack.callback(end, process)
     return process
@@ -161,9 +163,9 @@ def test_rows_of_another_machine_are_gathered_and_dated_by_the_masters_clock(loa
         mine, theirs = (median(figure(one) for one in of(rows, worker)) for worker in (near, far))
         assert theirs == pytest.approx(mine, rel=0.5), "both asked the same server"
 
-    (gathered,) = [event.data for event in rows.events if event.event == "gathered"]
-    assert gathered["worker"] == far
-    assert not list(load.kept.iterdir()), "the worker's own copy has gone"
+    assert {event.data["worker"] for event in rows.events if event.event == "gathered"} == {0, 1}
+    for number in (NEAR, FAR):
+        assert not list(load.kept(number).iterdir()), "the worker's own copy has gone"
     report, _ = load.report()
     assert report["observation"]["requests"] == len(rows.requests)
     assert report["observation"]["wall"]["name"] != "invalid"
@@ -175,7 +177,7 @@ def test_a_worker_that_is_killed_there_voids_the_run_and_its_rows_are_named(load
     for one in (*family(load.far), psutil.Process(load.far.pid)):
         os.kill(one.pid, signal.SIGKILL)
     code, errors = load.ended()
-    (kept,) = load.kept.glob("*/w*")
+    (kept,) = load.kept(FAR).glob("*/w*")
     _, rows = run_of(load.home)
     told = [line for line in errors.splitlines() if line.startswith("ullage: ")]
     assert any(str(kept) in line for line in told), errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from gevent import subprocess
-from locust.runners import WorkerRunner
 
 from estimator.errors import PlainError
 from loadtest.conductor.far.meeting import answer
@@ -28,6 +28,7 @@ from loadtest.conductor.far.messages import (
     PING,
     PONG,
     TAKEN,
+    Post,
     Stay,
 )
 from loadtest.conductor.far.parcels import parcel, piece
@@ -36,9 +37,11 @@ from loadtest.run_folder import RUN_ID, RunFolder, RunFolderError
 
 def kept_roots(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """Where rows wait to be sent, the best place first: the user's folder of state, else that of drafts."""
-    state = environ.get("XDG_STATE_HOME")
-    home = Path(state) if state else Path.home() / ".local" / "state"
-    return home / "ullage" / "far", Path(tempfile.gettempdir()) / f"ullage-far-{os.getuid()}"
+    drafts = Path(tempfile.gettempdir()) / f"ullage-far-{os.getuid()}"
+    state, home = environ.get("XDG_STATE_HOME"), environ.get("HOME")
+    if not state and not home:  # a container's user may have none
+        return (drafts,)
+    return (Path(state) if state else Path(str(home)) / ".local" / "state") / "ullage" / "far", drafts
 
 
 def keep(stay: Stay, worker: int, roots: tuple[Path, ...]) -> RunFolder:
@@ -66,30 +69,31 @@ def dated_by(stay: Stay) -> Callable[[], int]:
 class Envoy:
     """One a worker process."""
 
-    def __init__(self, runner: WorkerRunner) -> None:
-        self._runner = runner
+    def __init__(self, post: Post, roots: tuple[Path, ...] | None = None) -> None:
+        self._post = post
+        self._roots = kept_roots() if roots is None else roots
         self._kept: RunFolder | None = None
         self._worker = 0
-        runner.register_message(MEET, lambda msg, **_: runner.send_message(MET, answer(msg.data)))
-        runner.register_message(PING, self._pong)
-        runner.register_message(ASK, self._list, concurrent=True)  # sealing takes seconds
-        runner.register_message(FETCH, self._send)
-        runner.register_message(TAKEN, self._taken)
-        runner.environment.events.quitting.add_listener(self._quitting)  # type: ignore[no-untyped-call]
+        post.register_message(MEET, lambda msg, **_: post.send_message(MET, answer(msg.data)))
+        post.register_message(PING, self._pong)
+        post.register_message(ASK, self.list_parcels, concurrent=True)  # sealing takes seconds
+        post.register_message(FETCH, self._send)
+        post.register_message(TAKEN, self._taken)
 
     def settle(self, stay: Stay, worker: int) -> Path:
         """Where this worker writes its rows. Raises RunFolderError."""
         if self._kept is None or self._kept.root.parent.name != stay.run_id:
-            self._tell_kept()
-            self._kept, self._worker = keep(stay, worker, kept_roots()), worker
-        self._runner.send_message(KEPT, {"path": str(self._kept.root)})
+            self.tell_kept()
+            self._kept, self._worker = keep(stay, worker, self._roots), worker
+        self._post.send_message(KEPT, {"path": str(self._kept.root)})
         return self._kept.root
 
     def _pong(self, msg: Any, **_: Any) -> None:
         far_ns = time.perf_counter_ns()
-        self._runner.send_message(PONG, {"sent_ns": msg.data["sent_ns"], "far_ns": far_ns})
+        self._post.send_message(PONG, {"sent_ns": msg.data["sent_ns"], "far_ns": far_ns})
 
-    def _list(self, **_: Any) -> None:
+    def list_parcels(self, **_: Any) -> None:
+        """Seals the rows, and says what there is to fetch."""
         said: dict[str, Any]
         try:
             folder = self._folder()
@@ -99,7 +103,7 @@ class Envoy:
             said = {"parcels": [parcel(folder.root, name).message() for name in folder.parts(self._worker)]}
         except (PlainError, OSError) as error:
             said = {"error": str(error)}
-        self._runner.send_message(PARCELS, said)
+        self._post.send_message(PARCELS, said)
 
     def _send(self, msg: Any, **_: Any) -> None:
         name, start = str(msg.data["name"]), int(msg.data["start"])
@@ -108,13 +112,13 @@ class Envoy:
             said = {"start": start, "data": piece(self._folder().part_path(name, self._worker), start)}
         except (PlainError, OSError) as error:
             said = {"error": str(error)}
-        self._runner.send_message(PIECE, said)
+        self._post.send_message(PIECE, said)
 
     def _taken(self, **_: Any) -> None:
         if self._kept is not None:
             kept, self._kept = self._kept.root, None
             shutil.rmtree(kept, ignore_errors=True)
-            if not any(kept.parent.iterdir()):
+            with contextlib.suppress(OSError):  # another worker's rows are there
                 kept.parent.rmdir()
 
     def _folder(self) -> RunFolder:
@@ -122,10 +126,8 @@ class Envoy:
             raise RunFolderError("it keeps no rows of a run")
         return self._kept
 
-    def _quitting(self, **_: Any) -> None:
-        self._tell_kept()
-
-    def _tell_kept(self) -> None:
+    def tell_kept(self) -> None:
+        """Before this process ends: where the rows are that nobody has taken."""
         if self._kept is not None:
             print(
                 f"ullage: the master has not taken the rows of w{self._worker:02d}: they are kept in "

@@ -15,7 +15,10 @@ CLOCK_NAMES: Final = (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/
 
 
 def clock_name() -> str:
-    """The same in two processes only when they share CLOCK_MONOTONIC; the host's name where /proc is none."""
+    """The same in all processes that share CLOCK_MONOTONIC; the host's name where /proc is none.
+
+    Machines that were copied while they ran may have one name, and two clocks.
+    """
     try:
         boot, namespace = CLOCK_NAMES
         return f"{boot.read_text(encoding='ascii').strip()} {namespace.readlink()}"
@@ -29,12 +32,7 @@ class Met:
 
     host: str
     sees_folder: bool
-    shares_clock: bool
-
-    @property
-    def is_near(self) -> bool:
-        """It writes its rows where the master's are, as they are."""
-        return self.sees_folder and self.shares_clock
+    same_clock_name: bool
 
 
 class Token:
@@ -54,7 +52,7 @@ class Token:
         return Met(
             host=str(answer["host"])[:255],
             sees_folder=answer["secret"] == self._secret,
-            shares_clock=answer["clock"] == clock_name(),
+            same_clock_name=answer["clock"] == clock_name(),
         )
 
     def remove(self) -> None:

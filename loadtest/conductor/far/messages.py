@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 MEET: Final = "ullage-meet"
 """To a worker: a path; answered with MET."""
@@ -22,6 +22,20 @@ FETCH: Final = "ullage-fetch"
 PIECE: Final = "ullage-piece"
 TAKEN: Final = "ullage-taken"
 """To a worker: everything arrived, and its own copy may go."""
+
+
+class Post(Protocol):
+    """What carries the messages: Locust's runner, of a master or of a worker."""
+
+    def register_message(
+        self, msg_type: str, listener: Callable[..., None], concurrent: bool = False
+    ) -> None:
+        """Calls `listener` with every such message that comes."""
+
+    def send_message(
+        self, msg_type: str, data: dict[str, Any] | None = None, client_id: str | None = None
+    ) -> None:
+        """A master names the worker it is for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

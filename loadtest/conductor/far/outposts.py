@@ -13,7 +13,6 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event as Gate
 from gevent.queue import Queue
-from locust.runners import MasterRunner
 
 from estimator.errors import PlainError
 from loadtest.clocks import CLOCK_ERROR_NS_MAX, Measured, Offset, Phase, Ping, offset_of
@@ -29,6 +28,7 @@ from loadtest.conductor.far.messages import (
     PING,
     PONG,
     TAKEN,
+    Post,
     Stay,
 )
 from loadtest.conductor.far.parcels import Joiner, Parcel, parcel_of
@@ -36,7 +36,7 @@ from loadtest.records import EventKind
 from loadtest.run_folder import RunFolder
 
 Data = dict[str, str | int | float | bool | None]
-PINGS_AT_REST: Final = 12
+PINGS_AT_REST: Final = 10
 PINGS_A_NOTE: Final = 12
 """In the load: one event of the best of so many."""
 PING_EVERY_S: Final = 5.0
@@ -57,12 +57,14 @@ class NotGathered(PlainError):  # noqa: N818  (what happened)
 
 @dataclass(slots=True, kw_only=True)
 class Outpost:
-    """One worker on another machine, in one run."""
+    """One worker in one run: on another machine, as far as is known yet."""
 
     client_id: str
     worker: int
     met: Met
     before: Offset | None = None
+    """What was taken off its rows; None: it was not let in yet."""
+    shares_clock: bool = False
     phase: Phase = "before"
     pings: list[Ping] = field(default_factory=list)
     sent_ns: int = 0
@@ -80,12 +82,12 @@ class Outposts:
 
     def __init__(
         self,
-        runner: MasterRunner,
+        post: Post,
         admit: Callable[[str, Stay | None], None],
         refuse: Callable[[PlainError], None],
         note: Callable[[EventKind, Data], None],
     ) -> None:
-        self._runner = runner
+        self._post = post
         self._admit = admit
         self._refuse = refuse
         self._note = note
@@ -93,11 +95,11 @@ class Outposts:
         self._workers: dict[str, int] = {}
         self._far: dict[str, Outpost] = {}
         self._watch: gevent.Greenlet[..., None] | None = None
-        runner.register_message(MET, self._met)
-        runner.register_message(PONG, self._ponged)
-        runner.register_message(KEPT, self._kept)
+        post.register_message(MET, self._met)
+        post.register_message(PONG, self._ponged)
+        post.register_message(KEPT, self._kept)
         for answer in (PARCELS, PIECE):
-            runner.register_message(answer, self._answered)
+            post.register_message(answer, self._answered)
 
     def begin(self, folder: RunFolder) -> None:
         """A run begins: workers are to be met again."""
@@ -124,17 +126,13 @@ class Outposts:
             self._workers[client_id] = worker
             self._say(MEET, client_id, self._token.question())
 
-    def ahead_ns(self, client_id: str) -> int:
-        """What the worker's clock shows more than ours; 0 for one that shares it."""
-        far = self._far.get(client_id)
-        return 0 if far is None or far.before is None else far.before.offset_ns
-
     def gather(self, whole: Collection[str]) -> list[NotGathered]:
         """Fetches the rows of all far workers; what could not be had, a sentence each.
 
         `whole`: the workers that are there and have written their last row.
         """
-        jobs = [gevent.spawn(self._bring, far, is_whole=id_ in whole) for id_, far in self._far.items()]
+        let_in = [far for far in self._far.values() if far.before is not None]
+        jobs = [gevent.spawn(self._bring, far, is_whole=far.client_id in whole) for far in let_in]
         gevent.joinall(jobs)
         return [job.value for job in jobs if job.value is not None]
 
@@ -145,15 +143,8 @@ class Outposts:
         if worker is None or self._token is None:
             return
         met = self._token.met(msg.data)
-        if met.is_near:
-            self._admit(msg.node_id, None)
-            return
         far = self._far[msg.node_id] = Outpost(client_id=msg.node_id, worker=worker, met=met)
-        if met.shares_clock:
-            far.before = Offset(offset_ns=0, uncertainty_ns=0)
-            self._admit(msg.node_id, self._stay(far))
-        else:
-            self._ping(far)
+        self._ping(far)
 
     def _ponged(self, msg: Any, **_: Any) -> None:
         heard_ns = time.perf_counter_ns()
@@ -171,24 +162,33 @@ class Outposts:
             self._compared(far)
 
     def _compared(self, far: Outpost) -> None:
-        offset, phase = offset_of(far.pings), far.phase
-        far.pings = []
-        one = Measured(worker=far.worker, host=far.met.host, phase=phase, offset=offset)
-        self._note("clock", one.data())
+        offset, phase, far.pings = offset_of(far.pings), far.phase, []
+        if phase == "before":
+            far.shares_clock = far.met.same_clock_name and offset.may_be_none
+        if not far.shares_clock:
+            one = Measured(worker=far.worker, host=far.met.host, phase=phase, offset=offset)
+            self._note("clock", one.data())
         if phase == "after":
             far.is_measured.set()
-        if phase != "before":
-            return
-        if offset.uncertainty_ns > CLOCK_ERROR_NS_MAX:
+        elif phase == "before":
+            self._judge(far, offset)
+
+    def _judge(self, far: Outpost, offset: Offset) -> None:
+        """Lets the worker in: beside us, where it sees our folder and shares our clock."""
+        if far.shares_clock and far.met.sees_folder:
+            del self._far[far.client_id]
+            self._admit(far.client_id, None)
+        elif not far.shares_clock and offset.uncertainty_ns > CLOCK_ERROR_NS_MAX:
             self._refuse(
                 FarClock(
                     f"the clock of {far.name} can be compared to {offset.uncertainty_ns / 1e6:.1f} ms only, "
                     f"and rows need {CLOCK_ERROR_NS_MAX / 1e6:.0f} ms: start that worker nearer to the master"
                 )
             )
-            return
-        far.before, far.phase = offset, "during"
-        self._admit(far.client_id, self._stay(far))
+        else:
+            far.before = Offset(offset_ns=0, uncertainty_ns=0) if far.shares_clock else offset
+            far.phase = "during"
+            self._admit(far.client_id, self._stay(far))
 
     def _kept(self, msg: Any, **_: Any) -> None:
         far = self._far.get(msg.node_id)
@@ -208,8 +208,8 @@ class Outposts:
         """Clocks during the load."""
         while True:
             gevent.sleep(PING_EVERY_S)
-            for far in self._far.values():
-                if far.phase == "during" and not far.met.shares_clock:
+            for far in list(self._far.values()):
+                if far.phase == "during" and not far.shares_clock:
                     self._ping(far)
 
     def _bring(self, far: Outpost, *, is_whole: bool) -> NotGathered | None:
@@ -217,7 +217,7 @@ class Outposts:
         try:
             if not is_whole:
                 raise NotGathered("it ended before the run did")
-            if not far.met.shares_clock:
+            if not far.shares_clock:
                 far.phase, far.pings = "after", []
                 self._ping(far)
                 if not far.is_measured.wait(ANSWER_S_MAX):
@@ -263,10 +263,11 @@ class Outposts:
                     return dict(said)
 
     def _stay(self, far: Outpost) -> Stay:
+        assert far.before is not None
         return Stay(
             run_id=self._folder.run_id,
             manifest=self._folder.manifest_text(),
-            clock_ahead_ns=self.ahead_ns(far.client_id),
+            clock_ahead_ns=far.before.offset_ns,
         )
 
     def _ping(self, far: Outpost) -> None:
@@ -274,4 +275,4 @@ class Outposts:
         self._say(PING, far.client_id, {"sent_ns": far.sent_ns})
 
     def _say(self, message: str, client_id: str, data: dict[str, Any]) -> None:
-        self._runner.send_message(message, data, client_id=client_id)
+        self._post.send_message(message, data, client_id=client_id)
