@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -18,12 +17,14 @@ from statistics import median
 import machines
 import psutil
 import pytest
-from load_processes import ENVIRON, ullage
+from load_processes import ENVIRON
 from locust_process import run_of, start_locust, wait_for
 from machines import Machine
 
 from loadtest.clocks import CLOCK_ERROR_NS_MAX, measured
 from loadtest.records import RequestRecord
+from loadtest.reporter.saturation import observe
+from loadtest.reporter.verdict import Verdict, judge
 from loadtest.results import RunRows
 
 AHEAD_S = 1_000
@@ -65,10 +66,11 @@ class Load:
         _, errors = self.master.communicate(timeout=60)
         return self.master.returncode, errors
 
-    def report(self) -> tuple[dict[str, object], int]:
-        folder, _ = run_of(self.home)
-        done = ullage("report", folder.root)
-        return json.loads(folder.report_path("json").read_text()), done.returncode
+    def verdict(self) -> Verdict:
+        """What the report would say."""
+        folder, rows = run_of(self.home)
+        prediction = folder.read_prediction()
+        return judge(prediction, observe(rows, folder.read_manifest(), None))
 
 
 @pytest.fixture
@@ -166,10 +168,10 @@ def test_rows_of_another_machine_are_gathered_and_dated_by_the_masters_clock(loa
     assert {event.data["worker"] for event in rows.events if event.event == "gathered"} == {0, 1}
     for number in (NEAR, FAR):
         assert not list(load.kept(number).iterdir()), "the worker's own copy has gone"
-    report, _ = load.report()
-    assert report["observation"]["requests"] == len(rows.requests)
-    assert report["observation"]["wall"]["name"] != "invalid"
-    assert any(f"w{far:02d} ran on" in note for note in report["observation"]["notes"])
+    observed = load.verdict().observation
+    assert observed.requests == len(rows.requests)
+    assert observed.wall.name != "invalid"
+    assert any(f"w{far:02d} ran on" in note for note in observed.notes)
 
 
 def test_a_worker_that_is_killed_there_voids_the_run_and_its_rows_are_named(load: Load) -> None:
@@ -183,6 +185,6 @@ def test_a_worker_that_is_killed_there_voids_the_run_and_its_rows_are_named(load
     assert any(str(kept) in line for line in told), errors
     assert code == 5
     assert len({request.worker for request in rows.requests}) == 1
-    report, exit_code = load.report()
-    assert (report["status"], exit_code) == ("VOID", 5)
-    assert str(kept) in str(report["reason"])
+    verdict = load.verdict()
+    assert (verdict.status, verdict.exit_code) == ("VOID", 5)
+    assert str(kept) in verdict.reason

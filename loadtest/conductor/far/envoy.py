@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gevent import subprocess
 
@@ -33,6 +33,9 @@ from loadtest.conductor.far.messages import (
 )
 from loadtest.conductor.far.parcels import parcel, piece
 from loadtest.run_folder import RUN_ID, RunFolder, RunFolderError
+
+SEAL_FROM_BYTES: Final = 1 << 20
+"""Less text than this is sent sooner than it is sealed."""
 
 
 def kept_roots(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
@@ -93,13 +96,15 @@ class Envoy:
         self._post.send_message(PONG, {"sent_ns": msg.data["sent_ns"], "far_ns": far_ns})
 
     def list_parcels(self, **_: Any) -> None:
-        """Seals the rows, and says what there is to fetch."""
+        """Seals the rows, if they are many, and says what there is to fetch."""
         said: dict[str, Any]
         try:
             folder = self._folder()
-            # what it cannot seal is sent as text, which is only longer
-            texts = [str(text) for text in folder.text_segments()]
-            subprocess.run([sys.executable, "-m", "loadtest.seal", *texts], check=False)
+            texts = folder.text_segments()
+            if sum(text.stat().st_size for text in texts) >= SEAL_FROM_BYTES:
+                # what it cannot seal is sent as text, which is only longer
+                command = [sys.executable, "-m", "loadtest.seal", *map(str, texts)]
+                subprocess.run(command, check=False)
             said = {"parcels": [parcel(folder.root, name).message() for name in folder.parts(self._worker)]}
         except (PlainError, OSError) as error:
             said = {"error": str(error)}

@@ -106,7 +106,7 @@ class Outposts:
         self._folder = folder
         self._token = Token(folder.root)
         self._workers, self._far = {}, {}
-        self._watch = gevent.spawn(self._compare)
+        self._watch = gevent.spawn(self._keep_comparing)
 
     def end(self) -> None:
         """The load is over, and its rows are gathered, or never will be."""
@@ -204,13 +204,16 @@ class Outposts:
 
     # what is done with them
 
-    def _compare(self) -> None:
-        """Clocks during the load."""
+    def compare(self) -> None:
+        """Another ping to each worker whose clock is not ours, while the load goes on."""
+        for far in list(self._far.values()):
+            if far.phase == "during" and not far.shares_clock:
+                self._ping(far)
+
+    def _keep_comparing(self) -> None:
         while True:
             gevent.sleep(PING_EVERY_S)
-            for far in list(self._far.values()):
-                if far.phase == "during" and not far.shares_clock:
-                    self._ping(far)
+            self.compare()
 
     def _bring(self, far: Outpost, *, is_whole: bool) -> NotGathered | None:
         """All files of one worker; only when all are here, it is told so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from loadtest.conductor.far.messages import (
     TAKEN,
     Stay,
 )
-from loadtest.conductor.far.outposts import Outposts
+from loadtest.conductor.far.outposts import PINGS_A_NOTE, Outposts
 from loadtest.results import load_results
 from loadtest.run_folder import RunFolder, RunFolderError
 
@@ -163,6 +164,14 @@ def test_a_clock_that_cannot_be_compared_closely_is_refused_before_the_load(mast
     assert refusal.exit_code == 2
 
 
+def test_clocks_are_compared_on_in_the_load_and_the_best_of_a_minute_is_a_row(master: Master) -> None:
+    master.meets(lambda wire: a_worker(wire, ahead_ns=AHEAD_NS))
+    for _ in range(2 * PINGS_A_NOTE - 1):
+        master.outposts.compare()
+    assert [data["phase"] for _, data in master.notes] == ["before", "during"]
+    assert abs(master.notes[-1][1]["offset_ns"] - AHEAD_NS) < CLOCK_ERROR_NS_MAX
+
+
 def test_an_answer_nobody_asked_for_moves_no_clock(master: Master) -> None:
     def liar(wire: Wire) -> None:
         a_worker(wire, ahead_ns=AHEAD_NS)
@@ -212,12 +221,18 @@ def far(master: Master, tmp_path: Path) -> Far:
     return Far(kept, worker)
 
 
-def test_rows_are_fetched_sealed_and_only_then_let_go(master: Master, far: Far) -> None:
+@pytest.mark.parametrize(("more_rows", "suffix"), [(0, ".jsonl"), (2_000, ".npz")])
+def test_rows_are_fetched_sealed_if_they_are_many_and_only_then_let_go(
+    master: Master, far: Far, more_rows: int, suffix: str
+) -> None:
+    with contextlib.closing(far.kept.records_writer(1)) as writer:
+        for number in range(40, 40 + more_rows):
+            writer.append(row_of(number))
     mine = list(load_results(far.kept).requests)
-    assert len(mine) == 20
+    assert len(mine) == (40 + more_rows) // 2
     assert master.outposts.gather({WORKER}) == []
     assert list(load_results(master.folder).requests) == mine
-    assert [path.suffix for path in (master.folder.root / "records").iterdir()] == [".npz"]
+    assert {path.suffix for path in (master.folder.root / "records").iterdir()} == {suffix}
     assert not far.kept.root.parent.exists()
     assert master.notes[-1][0] == "gathered"
 
