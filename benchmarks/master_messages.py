@@ -6,8 +6,10 @@ python benchmarks/master_messages.py
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from locust import User
 from locust.dispatch import UsersDispatcher
@@ -17,6 +19,11 @@ from locust.rpc.protocol import Message
 from locust.runners import WorkerNode
 from locust.stats import setup_distributed_stats_event_listeners
 
+from loadtest.conductor.far.messages import PIECE
+from loadtest.conductor.far.parcels import PIECE_BYTES, Joiner, parcel, piece
+
+SEALED_ROW_BYTES = 34
+"""By rows.py."""
 REPORT_S = 3.0
 """Locust's workers report that often, and send a heartbeat each second."""
 LINES = ("POST", "TTFT")
@@ -55,6 +62,26 @@ def dealt_s(users: int, workers: int) -> float:
     return time.process_time() - started
 
 
+def gathered_s(rows: int) -> tuple[int, float]:
+    """Bytes of the sealed rows of a worker elsewhere, and the master's processor seconds to take them."""
+    with tempfile.TemporaryDirectory() as home:
+        root, name = Path(home), "records/w01-000.00000000.npz"
+        (root / "records").mkdir()
+        (root / name).write_bytes(random.Random(1).randbytes(rows * SEALED_ROW_BYTES))
+        there = parcel(root, name)
+        pieces = []
+        for start in range(0, there.size_bytes, PIECE_BYTES):
+            data = {"start": start, "data": piece(root / name, start)}
+            pieces.append(Message(PIECE, data, "host_0123456789abcdef").serialize())
+        started = time.process_time()
+        with Joiner(there, root / "here.npz") as joiner:
+            for said in pieces:
+                message = Message.unserialize(said)
+                joiner.take(message.data["start"], message.data["data"])
+            joiner.finish()
+        return sum(map(len, pieces)), time.process_time() - started
+
+
 def main() -> None:
     master = Environment(events=Events())
     setup_distributed_stats_event_listeners(master.events, master.create_local_runner().stats)
@@ -74,6 +101,8 @@ def main() -> None:
         print(f"report of {requests:,} requests: {len(data):,} bytes, {cost_s(take) * 1e6:.0f} us")
     for users, workers in ((10_000, 20), (100_000, 200), (1_000_000, 2_000)):
         print(f"{users:,} users to {workers:,} workers: {dealt_s(users, workers):.2f} s")
+    size, took_s = gathered_s(1_000_000)
+    print(f"gathering a million rows: {size / 1e6:.1f} MB, {took_s:.2f} s")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ class Met:
     host: str
     sees_folder: bool
     same_clock_name: bool
+    version: str
 
 
 class Token:
@@ -53,6 +55,7 @@ class Token:
             host=str(answer["host"])[:255],
             sees_folder=answer["secret"] == self._secret,
             same_clock_name=answer["clock"] == clock_name(),
+            version=str(answer["version"])[:64],
         )
 
     def remove(self) -> None:
@@ -60,11 +63,18 @@ class Token:
             self._path.unlink()
 
 
+def own_version() -> str:
+    """Of Ullage; empty where it was not installed, but lies on the path."""
+    with contextlib.suppress(PackageNotFoundError):
+        return version("ullage")
+    return ""
+
+
 def answer(question: Mapping[str, Any]) -> dict[str, Any]:
-    """What a worker says: its host, its clock, and what it read, if the file is there."""
+    """What a worker says: its host, clock and version, and what it read, if the file is there."""
     secret: str | None = None
     with contextlib.suppress(OSError, ValueError):
         path = Path(question["path"])
         if path.name == "crew.token":  # a false master gets no other file read
             secret = path.read_text(encoding="ascii")
-    return {"host": socket.gethostname(), "clock": clock_name(), "secret": secret}
+    return {"host": socket.gethostname(), "clock": clock_name(), "secret": secret, "version": own_version()}

@@ -16,7 +16,7 @@ from gevent.queue import Queue
 
 from estimator.errors import PlainError
 from loadtest.clocks import CLOCK_ERROR_NS_MAX, Measured, Offset, Phase, Ping, offset_of
-from loadtest.conductor.far.meeting import Met, Token
+from loadtest.conductor.far.meeting import Met, Token, own_version
 from loadtest.conductor.far.messages import (
     ASK,
     FETCH,
@@ -47,6 +47,10 @@ SEAL_S_MAX: Final = 120.0
 
 class FarClock(PlainError):  # noqa: N818  (what is wrong)
     """A worker's clock cannot be compared closely enough for its rows to be of use."""
+
+
+class OtherVersion(PlainError):  # noqa: N818  (what is wrong)
+    """A worker's rows may have other fields than ours."""
 
 
 class NotGathered(PlainError):  # noqa: N818  (what happened)
@@ -143,6 +147,14 @@ class Outposts:
         if worker is None or self._token is None:
             return
         met = self._token.met(msg.data)
+        if met.version != own_version():
+            self._refuse(
+                OtherVersion(
+                    f"w{worker:02d} on {met.host} runs Ullage {met.version or 'of no version'}, the master "
+                    f"{own_version() or 'none'}: install the same on both"
+                )
+            )
+            return
         far = self._far[msg.node_id] = Outpost(client_id=msg.node_id, worker=worker, met=met)
         self._ping(far)
 

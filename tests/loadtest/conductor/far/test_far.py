@@ -164,6 +164,13 @@ def test_a_clock_that_cannot_be_compared_closely_is_refused_before_the_load(mast
     assert refusal.exit_code == 2
 
 
+def test_a_worker_of_another_version_is_refused(master: Master) -> None:
+    master.meets(lambda wire: a_worker(wire, host="loader-2", version="0.0.9"))
+    assert master.admitted == []
+    (refusal,) = master.refused
+    assert "w01 on loader-2 runs Ullage 0.0.9" in str(refusal)
+
+
 def test_clocks_are_compared_on_in_the_load_and_the_best_of_a_minute_is_a_row(master: Master) -> None:
     master.meets(lambda wire: a_worker(wire, ahead_ns=AHEAD_NS))
     for _ in range(2 * PINGS_A_NOTE - 1):
