@@ -1,4 +1,4 @@
-"""The master's side of workers on other machines: compares their clocks with its own, fetches their rows.
+"""The master's side of workers on other machines: compares their clocks with its own, has their rows fetched.
 
 A worker that sees the master's run folder and shares its clock is none of those: it is met, and let in.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import gevent
@@ -16,10 +17,9 @@ from gevent.queue import Queue
 
 from estimator.errors import PlainError
 from loadtest.clocks import CLOCK_ERROR_NS_MAX, Measured, Offset, Phase, Ping, offset_of
+from loadtest.conductor.far.gather import ANSWER_S_MAX, NotGathered, fetch_all
 from loadtest.conductor.far.meeting import Met, Token, own_version
 from loadtest.conductor.far.messages import (
-    ASK,
-    FETCH,
     KEPT,
     MEET,
     MET,
@@ -31,7 +31,6 @@ from loadtest.conductor.far.messages import (
     Post,
     Stay,
 )
-from loadtest.conductor.far.parcels import Joiner, Parcel, parcel_of
 from loadtest.records import EventKind
 from loadtest.run_folder import RunFolder
 
@@ -40,9 +39,6 @@ PINGS_AT_REST: Final = 10
 PINGS_A_NOTE: Final = 12
 """In the load: one event of the best of so many."""
 PING_EVERY_S: Final = 5.0
-ANSWER_S_MAX: Final = 20.0
-SEAL_S_MAX: Final = 120.0
-"""How long a worker may turn its text into columns before it sends them."""
 
 
 class FarClock(PlainError):  # noqa: N818  (what is wrong)
@@ -51,12 +47,6 @@ class FarClock(PlainError):  # noqa: N818  (what is wrong)
 
 class OtherVersion(PlainError):  # noqa: N818  (what is wrong)
     """A worker's rows may have other fields than ours."""
-
-
-class NotGathered(PlainError):  # noqa: N818  (what happened)
-    """Rows of the run are on another machine only."""
-
-    exit_code = 5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -237,34 +227,12 @@ class Outposts:
                 self._ping(far)
                 if not far.is_measured.wait(ANSWER_S_MAX):
                     raise NotGathered("it does not answer")
-            self._note("gathered", self._fetch_all(far))
+            self._note("gathered", fetch_all(partial(self._ask, far), self._folder, far.worker))
             self._say(TAKEN, far.client_id, {})
         except (PlainError, OSError, KeyError, TypeError, ValueError) as error:
             place = "on its machine" if far.where is None else f"in {far.where} there"
             return NotGathered(f"the rows of {far.name} did not come here ({error}): they are kept {place}")
         return None
-
-    def _fetch_all(self, far: Outpost) -> Data:
-        begun_ns = time.perf_counter_ns()
-        listed = self._ask(far, ASK, {}, PARCELS, SEAL_S_MAX)
-        if listed.get("error"):
-            raise NotGathered(str(listed["error"]))
-        parcels = [parcel_of(one) for one in listed["parcels"]]
-        for parcel in parcels:
-            self._fetch(far, parcel)
-        took_s = (time.perf_counter_ns() - begun_ns) / 1e9
-        total_bytes = sum(parcel.size_bytes for parcel in parcels)
-        return {"worker": far.worker, "files": len(parcels), "bytes": total_bytes, "took_s": took_s}
-
-    def _fetch(self, far: Outpost, parcel: Parcel) -> None:
-        with Joiner(parcel, self._folder.part_path(parcel.name, far.worker)) as joiner:
-            while not joiner.is_whole:
-                wanted = {"name": parcel.name, "start": joiner.next_start}
-                got = self._ask(far, FETCH, wanted, PIECE, ANSWER_S_MAX)
-                if got.get("error"):
-                    raise NotGathered(str(got["error"]))
-                joiner.take(int(got["start"]), bytes(got["data"]))
-            joiner.finish()
 
     def _ask(
         self, far: Outpost, message: str, data: dict[str, Any], answer: str, within_s: float
