@@ -69,6 +69,14 @@ class Columns:
         rows = int(np.count_nonzero(where)) if where.dtype == np.bool_ else len(where)
         return Columns(rows, arrays, self.words)
 
+    def only(self, names: Collection[str]) -> Columns:
+        """These columns of all rows."""
+        return Columns(
+            self.rows,
+            {name: array for name, array in self.arrays.items() if name in names},
+            {name: words for name, words in self.words.items() if name in names},
+        )
+
     def in_order(self) -> Columns:
         """By (intended_ns, worker, seq): the order of a report."""
         return self.take(np.lexsort((self.arrays["seq"], self.arrays["worker"], self.arrays["intended_ns"])))

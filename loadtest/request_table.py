@@ -109,6 +109,6 @@ def part_of(columns: Columns) -> list[Part]:
         intended_first_ns=int(np.min(intended_ns)),
         intended_last_ns=int(np.max(intended_ns)),
         done_last_ns=int(np.max(columns["done_ns"])),
-        read=lambda _: ordered,
+        read=lambda names: ordered.only({*names, *ORDER}),  # as many as a sealed part gives: they are joined
     )
     return [part]

@@ -202,6 +202,7 @@ def test_classes_of_two_hosts_stop_before_the_load_and_the_fix_is_named(
     text = TWO_CLASSES.replace("    weight = 3", f"    weight = 3; host = {server.url!r}")
     text = text.replace('    model = "lora"', '    model = "lora"; host = "http://127.0.0.1:9"')
     (home / "hosts.py").write_text(text)
+    server.asked.clear()
     process = start_locust(home, [*OURS, "--headless"], locustfile=home / "hosts.py")
     _, errors = process.communicate(timeout=60)
     (told,) = [line for line in errors.splitlines() if line.startswith("ullage: ")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,7 +189,7 @@ def test_a_worker_that_is_killed_there_voids_the_run_and_its_rows_are_named(load
         os.kill(one.pid, signal.SIGKILL)
     code, errors = load.ended()
     (kept,) = load.kept(FAR).glob("*/w*")
-    _, rows = run_of(load.home)
+    folder, rows = run_of(load.home)
     told = [line for line in errors.splitlines() if line.startswith("ullage: ")]
     assert any(str(kept) in line for line in told), errors
     assert code == 5
@@ -196,3 +197,9 @@ def test_a_worker_that_is_killed_there_voids_the_run_and_its_rows_are_named(load
     verdict = load.verdict()
     assert (verdict.status, verdict.exit_code) == ("VOID", 5)
     assert str(kept) in verdict.reason
+
+    for part in ("records", "streams", "samples"):  # nothing is lost: a person may fetch it
+        shutil.copytree(kept / part, folder.root / part, dirs_exist_ok=True)
+    _, rows = run_of(load.home)
+    assert {request.worker for request in rows.requests} == {0, 1}
+    assert load.verdict().status == "VOID"

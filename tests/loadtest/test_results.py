@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,19 @@ def test_a_request_may_be_issued_in_one_segment_and_end_in_the_next(folder: RunF
         outcomes = [r.outcome for r in rows.requests if r.seq >= 1000]
         assert outcomes == ["ok"] * 49 + ["client_lost"]
         assert rows.damage.bad_lines == rows.damage.torn_tails == 0
+
+
+def test_text_and_sealed_rows_are_read_together_whichever_begin_first(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    for worker, at_ns in ((0, 20), (1, 10)):
+        writer = folder.records_writer(worker)
+        for seq in range(2):
+            writer.append(replace(ended(seq, at_ns + 15 * seq, 99), worker=worker))
+        writer.close()
+        if worker == 0:
+            finalise(folder)
+    parts = list(load_results(folder).requests.started_in_order(["outcome"], 0, 100))
+    assert [at_ns for part in parts for at_ns in part["intended_ns"].tolist()] == [10, 20, 25, 35]
 
 
 def test_a_writer_goes_on_after_what_a_run_already_holds(folder: RunFolder) -> None:
