@@ -151,7 +151,7 @@ class Outposts:
     def _ponged(self, msg: Any, **_: Any) -> None:
         heard_ns = time.perf_counter_ns()
         far = self._far.get(msg.node_id)
-        if far is None or int(msg.data["sent_ns"]) != far.sent_ns:  # each ping is answered once
+        if far is None or not far.sent_ns or int(msg.data["sent_ns"]) != far.sent_ns:  # answered once each
             return
         far.pings.append(Ping(sent_ns=far.sent_ns, far_ns=int(msg.data["far_ns"]), heard_ns=heard_ns))
         far.sent_ns = 0
