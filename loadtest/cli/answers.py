@@ -47,13 +47,22 @@ def estimate_from(model: str, options: Mapping[str, Any], workload: Workload | N
     chosen = single(options)
     engine, gpu = engine_from(chosen), read_gpu(chosen["gpu"])
     spec, folder = read_named(model)
-    weights = _weights(spec, engine, gpu, folder, options.get("hub_weights"))
+    weights = weights_for(spec, engine, gpu, folder, options.get("hub_weights"))
     overheads = _overheads(spec, gpu, engine, weights[0], options)
     return estimate(spec, gpu, engine, weights, workload, overheads)
 
 
 def learn_from(answer: Estimate, config: Mapping[str, str], version: str | None) -> bool:
-    """Remembers the overheads that a running server's blocks reveal; False where they reveal none.
+    """Remembers the overheads that a running server's blocks reveal; False where they reveal none."""
+    overheads = overheads_shown(answer, config)
+    if overheads is None:
+        return False
+    remember(settings_for(answer, version), overheads, calibration_path())
+    return True
+
+
+def overheads_shown(answer: Estimate, config: Mapping[str, str]) -> Overheads | None:
+    """The overheads that a running server's blocks reveal; None where they reveal none.
 
     Only where the server was started as the answer assumes (utilisation, block size) and no flag fixes its
     KV cache: then all that lies between the weights and its blocks is overhead.
@@ -64,19 +73,23 @@ def learn_from(answer: Estimate, config: Mapping[str, str], version: str | None)
     is_same = config.get("block_size") == str(limits_of.block_size) and share == str(limits_of.memory_share)
     fixed_there = config.get("num_gpu_blocks_override", "None"), config.get("kv_cache_memory_bytes", "None")
     if is_fixed or not is_same or not blocks.isdigit() or fixed_there != ("None", "None"):
-        return False
-    overheads = overheads_from_blocks(answer.budget, int(blocks))
-    remember(_settings(answer.model, answer.gpu, engine, version), overheads, calibration_path())
-    return True
+        return None
+    return overheads_from_blocks(answer.budget, int(blocks))
+
+
+def settings_for(answer: Estimate, version: str | None) -> Settings:
+    """What a calibration of the estimate's server is kept under."""
+    return _settings(answer.model, answer.gpu, answer.engine, version)
 
 
 def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _weights(
-    spec: ModelSpec, engine: EngineSpec, gpu: GpuSpec, folder: Path | None, repo: str | None
+def weights_for(
+    spec: ModelSpec, engine: EngineSpec, gpu: GpuSpec, folder: Path | None, repo: str | None = None
 ) -> tuple[Weights, ...]:
+    """What each pipeline stage loads; repo: read the headers on the hub instead of the folder."""
     if repo is None:
         return weights_on_rank(spec, engine, folder, compute_capability=gpu.compute_capability)
     from estimator.weights.hub import tensors_on_hub  # opens a connection: only where it is asked for

@@ -13,8 +13,9 @@ from estimator.errors import EXIT_INTERRUPTED
 from estimator.spec import SpecError
 from loadtest.access import NO_AUDIT_VARIABLE
 from loadtest.cli.access_flags import access_flags, access_from, allow_public_host_flag, users_cap_flag
-from loadtest.cli.engine_flags import engine_flags, single
+from loadtest.cli.engine_flags import engine_flags, engine_from, single
 from loadtest.conductor.signoff import SignoffRequest, sign_off
+from loadtest.named_server import NamedServer
 from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
 
 PATH = click.Path(path_type=Path)
@@ -59,13 +60,14 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
     model, gpu = options["model_config"], options["gpu"]
     if (model is None) != (gpu is None):
         raise SpecError("give both --model-config and --gpu to predict from them, or neither")
-    estimate = textbook = None
+    estimate = textbook = named = None
     if model is not None:
         from loadtest.cli.answers import estimate_from
         from loadtest.reporter.textbook_case import textbook_facts
 
         estimate = estimate_from(model, options, scenario.workload)
         textbook = textbook_facts(estimate)
+        named = NamedServer(model=model, gpu=estimate.gpu.name, flags=engine_from(single(options)))
     slots = options["max_num_seqs"]
     return SignoffRequest(
         scenario=scenario,
@@ -76,6 +78,7 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
         max_model_len=single(options)["max_model_len"],
         pool=None if estimate is None else estimate.pool,
         textbook=textbook,
+        named=named,
         processes=options["processes"],
         runs_root=options["runs_root"],
         access=access_from(options),
