@@ -1,18 +1,17 @@
 """A step cost brought in line with what a load showed of it, and carried over to another server.
 
-A finished run shows mean steps at a few concurrencies. That is too little for six coefficients, so two factors
-are fitted to a cost that is known in shape: one for what every step pays, one for what grows with the batch.
+A finished run shows mean steps at a few concurrencies. That is too little for six coefficients, so two
+factors are fitted to a cost that is known in shape: what every step pays, and what grows with the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from statistics import median
 from typing import Final
 
 from estimator.spec import SpecError
-from estimator.twin.cost import FrontEndCost, ServerCost, StepCost, scaled
+from estimator.twin.cost import ServerCost, StepCost, scaled
 
 SPREAD_MIN: Final = 1.5
 """Largest over smallest batch, from which on two factors can be told apart."""
@@ -36,7 +35,6 @@ class LevelSeen:
     requests_per_s: float
     step_s: float
     """Time per output token: what a step took, those that also prefilled included."""
-    ttft_s: float
 
     @property
     def kinds(self) -> tuple[tuple[float, float], ...]:
@@ -63,7 +61,7 @@ def fit_to_levels(base: ServerCost, levels: Sequence[LevelSeen], source: str) ->
     ratios = [level.step_s / mean_step_s(step, level) for level in levels]
     return ServerCost(
         step=step,
-        front_end=_front_end(base.front_end, step, levels),
+        front_end=base.front_end,
         low_factor=min(1.0, *ratios),
         high_factor=max(1.0, *ratios),
         source=source,
@@ -155,13 +153,3 @@ def _solved(rows: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
         return None
     p, g = sum(paid), sum(grows)
     return (p * gg - g * pg) / determinant, (g * pp - p * pg) / determinant
-
-
-def _front_end(base: FrontEndCost, step: StepCost, levels: Sequence[LevelSeen]) -> FrontEndCost:
-    """What a first token takes beyond half a step of waiting and the step that computes its prompt."""
-    rests = [
-        level.ttft_s - mean_step_s(step, level) / 2 - _step_s(step, level, level.prompt_tokens)
-        for level in levels
-    ]
-    request_s = max(0.0, median(rests))
-    return replace(base, request_s=request_s, request_cpu_s=min(base.request_cpu_s, request_s))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from estimator.calibration import (
     Settings,
@@ -57,7 +60,7 @@ def learn_from(answer: Estimate, config: Mapping[str, str], version: str | None)
     overheads = overheads_shown(answer, config)
     if overheads is None:
         return False
-    remember(settings_for(answer, version), overheads, calibration_path())
+    remember(settings_for(answer, version), overheads, calibration_path(), today())
     return True
 
 
@@ -82,7 +85,8 @@ def settings_for(answer: Estimate, version: str | None) -> Settings:
     return _settings(answer.model, answer.gpu, answer.engine, version)
 
 
-def _minor(version: str) -> str:
+def minor(version: str) -> str:
+    """0.32.1 -> 0.32: what start-up and steps take changes with these."""
     return ".".join(version.split(".")[:2])
 
 
@@ -111,24 +115,41 @@ def _overheads(
     version = None if log is None else log.version
     settings = _settings(spec, gpu, engine, version)
     if log is None:
-        kept = None if options.get("no_calibration") else recall(settings, calibration_path())
-        return kept or NO_OVERHEADS
+        return NO_OVERHEADS if options.get("no_calibration") else _recalled(settings)
     _require_same_server(log, engine)
     if engine.engine == "vllm":
         overheads = overheads_from_log(log)
     else:
         overheads = context_from_log(log, gpu.memory_total_bytes, weights.size_bytes)
-    remember(settings, overheads, calibration_path())
+    remember(settings, overheads, calibration_path(), today())
     return overheads
+
+
+def today() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d")
+
+
+def _recalled(settings: Settings) -> Overheads:
+    """What is kept of such a server, and a line that says so; a broken file is named and left aside."""
+    path = calibration_path()
+    try:
+        kept = recall(settings, path)
+    except SpecError as error:
+        click.echo(f"caution: {error}; predicting without it", err=True)
+        return NO_OVERHEADS
+    if kept is None:
+        return NO_OVERHEADS
+    click.echo(f"memory: {kept.source}, from {path}", err=True)
+    return kept
 
 
 def _settings(spec: ModelSpec, gpu: GpuSpec, engine: EngineSpec, version: str | None) -> Settings:
     if engine.engine == "vllm":
-        return settings_of(spec.name, gpu.name, _minor(version or VERSION), engine, limits(spec, gpu, engine))
+        return settings_of(spec.name, gpu.name, minor(version or VERSION), engine, limits(spec, gpu, engine))
     from estimator.lmdeploy import defaults  # only for those who ask for LMDeploy
 
     resolved = defaults.limits(spec, gpu, engine)
-    return settings_of(spec.name, gpu.name, _minor(version or defaults.VERSION), engine, resolved)
+    return settings_of(spec.name, gpu.name, minor(version or defaults.VERSION), engine, resolved)
 
 
 def read_log(file: Path) -> ServerLog:

@@ -1,4 +1,4 @@
-"""The server of a finished run, and the same server with some flags changed, as estimate and twin know them."""
+"""The server of a finished run, and the same with some flags changed, as estimate and twin know them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from estimator.capacity import Prediction, predict
+from estimator.capacity import predict
 from estimator.catalog import read_gpu
 from estimator.engine_spec import EngineSpec
 from estimator.estimate import Estimate, estimate
@@ -18,7 +18,7 @@ from estimator.twin.from_model import cost_of_estimate, limits_of_estimate
 from estimator.twin.profile import TwinProfile, read_profile
 from loadtest.cli.answers import overheads_shown, read_named, settings_for, weights_for
 from loadtest.named_server import NamedServer
-from loadtest.reporter.run_what_if import Server
+from loadtest.reporter.run_cost import Server
 from loadtest.run_folder import Manifest
 from loadtest.scenario import parse_scenario
 
@@ -42,23 +42,18 @@ class RunServer:
     profile: TwinProfile | None = None
 
 
-def server_of_run(manifest: Manifest, prediction: Prediction | None) -> RunServer:
+def server_of_run(manifest: Manifest) -> RunServer:
     """Raises SpecError, one sentence, where the run does not say what its server was."""
     named = manifest.named
     if named is not None and named.twin is not None:
         profile = read_profile(named.twin)
         return _of_profile(named.twin, profile, workload_of(manifest))
-    if named is None or named.model is None or named.gpu is None or named.flags is None:
-        raise SpecError(
-            f"{manifest.run_id} names no model and GPU, so nothing says what another server would do: "
-            "sign off with --model-config and --gpu, and the flags of the server"
-        )
-    if prediction is None:
-        raise SpecError(f"{manifest.run_id} has no prediction: sign off with --model-config and --gpu again")
-    plain = estimate_named(named.model, read_gpu(named.gpu), named.flags, prediction.workload)
+    plain = estimate_named_run(manifest)
     shown = overheads_shown(plain, manifest.server)
-    answer = plain if shown is None else _again(named, plain.gpu, named.flags, prediction.workload, shown)
-    return of_estimate(answer)
+    if shown is None:
+        return of_estimate(plain)
+    assert named is not None
+    return of_estimate(_again(named, plain.gpu, plain.engine, plain.prediction.workload, shown))
 
 
 def changed_server(manifest: Manifest, before: RunServer, given: Mapping[str, Any]) -> RunServer:
@@ -83,6 +78,17 @@ def changed_server(manifest: Manifest, before: RunServer, given: Mapping[str, An
     if shown is None or settings_for(plain, version) != settings_for(before.answer, version):
         return of_estimate(plain)
     return of_estimate(_again(named, gpu, flags, workload, shown))
+
+
+def estimate_named_run(manifest: Manifest) -> Estimate:
+    """What was named of the run's server, by priors alone. Raises SpecError where nothing was."""
+    named = manifest.named
+    if named is None or named.model is None or named.gpu is None or named.flags is None:
+        raise SpecError(
+            f"{manifest.run_id} names no model and GPU, so nothing says what another server would do: "
+            "sign off with --model-config and --gpu, and the flags of the server"
+        )
+    return estimate_named(named.model, read_gpu(named.gpu), named.flags, workload_of(manifest))
 
 
 def workload_of(manifest: Manifest) -> Workload:
@@ -122,9 +128,7 @@ def differences(before: RunServer, after: RunServer) -> tuple[str, ...]:
             if side.answer is not None
         ]
     old, new = pairs
-    return tuple(
-        f"{name} {_said(old[name])} -> {_said(new[name])}" for name in old if old[name] != new[name]
-    )
+    return tuple(f"{name} {_said(old[name])} -> {_said(new[name])}" for name in old if old[name] != new[name])
 
 
 def _said(value: Any) -> str:

@@ -15,19 +15,20 @@ from estimator.engine_spec import EngineSpec
 from estimator.spec import SpecError
 from estimator.twin.cost import ServerCost
 from estimator.twin.forecast import Goal
-from estimator.twin.scales import carried_over, fit_to_levels
+from estimator.twin.scales import carried_over
 from estimator.twin.validated import SOURCE
 from loadtest.cli.engine_flags import engine_flags, engine_from, single
 from loadtest.cli.run_server import RunServer, changed_server, differences, server_of_run
 from loadtest.reporter.observation import StageObservation
 from loadtest.reporter.report import judge_run
-from loadtest.reporter.run_levels import level_of, telling
+from loadtest.reporter.run_cost import calibrated
+from loadtest.reporter.run_levels import telling
 from loadtest.reporter.run_what_if import (
     WhatIfPage,
     as_sure_as_data_sheets,
     as_sure_as_measured,
     foretell,
-    replay,
+    off_by,
 )
 from loadtest.reporter.run_what_if_text import what_if_run_dict, what_if_run_text
 from loadtest.run_folder import RunFolder
@@ -57,7 +58,7 @@ def what_if_page(folder: RunFolder, given: Mapping[str, Any], users: int | None)
     """Raises PlainError, one sentence, for what the run does not know."""
     manifest, verdict = folder.read_manifest(), judge_run(folder)
     scenario = parse_scenario(dict(manifest.scenario))
-    before = server_of_run(manifest, verdict.prediction)
+    before = server_of_run(manifest)
     after = changed_server(manifest, before, given)
     stages = telling(verdict.observation.stages)
     if not stages:
@@ -65,28 +66,20 @@ def what_if_page(folder: RunFolder, given: Mapping[str, Any], users: int | None)
             f"{manifest.run_id} has no stage without queue, preemption and faults of the client, so it does "
             "not say what a step costs: hold a lower stage"
         )
-    workload = before.server.prediction.workload
-    measured = fit_to_levels(
-        before.server.cost,
-        [level_of(stage, workload) for stage in stages],
-        f"the steps of {manifest.run_id}, {before.server.cost.source} in shape",
-    )
+    seed = scenario.seed
+    found = calibrated(before.server, stages, seed, f"the steps of {manifest.run_id}")
     is_carried = _is_other_hardware(before, after)
-    replayed = replay(replace(before.server, cost=measured), stages, scenario.seed)
     goal = Goal(**{field.name: getattr(scenario.limits, field.name) for field in fields(Goal)})
-    there = _carried(measured, before, after)
-    sure = as_sure_as_measured(measured)
+    there = _carried(found.cost, before, after)
+    cost_after = as_sure_as_data_sheets(there) if is_carried else as_sure_as_measured(there)
+    off = off_by(found.replayed)
+    cost_before = as_sure_as_measured(found.cost)
     return WhatIfPage(
         run_id=manifest.run_id,
         change=differences(before, after),
-        replayed=replayed,
-        before=foretell(replace(before.server, cost=sure), goal, seed=scenario.seed),
-        after=foretell(
-            replace(after.server, cost=as_sure_as_data_sheets(there) if is_carried else as_sure_as_measured(there)),
-            goal,
-            seed=scenario.seed,
-            users=users,
-        ),
+        replayed=found.replayed,
+        before=foretell(replace(before.server, cost=cost_before), goal, off, seed=seed),
+        after=foretell(replace(after.server, cost=cost_after), goal, off, seed=seed, users=users),
         is_carried=is_carried,
         goal=goal,
         unknown=_unknown(before, after, stages, is_carried),
@@ -126,7 +119,7 @@ def _unknown(
     found = []
     if is_carried:
         found.append(
-            "how far other hardware keeps to its data sheet: steps are scaled by the ratio of the two rooflines"
+            "how far other hardware keeps to its data sheet: steps are scaled by the rooflines' ratio"
         )
     found.append(f"a GPU's steps beside the twin's, which were measured on a CPU server only ({SOURCE})")
     if len(stages) == 1:
@@ -140,7 +133,8 @@ def _unknown(
 
 def _unknown_of_flags(old: EngineSpec, new: EngineSpec) -> list[str]:
     found = [
-        f"what --{name.replace('_', '-')} does to a step" for name in NOT_IN_THE_COST
+        f"what --{name.replace('_', '-')} does to a step"
+        for name in NOT_IN_THE_COST
         if getattr(old, name) != getattr(new, name)
     ]
     if (old.kv_cache_dtype, old.quant_policy) != (new.kv_cache_dtype, new.quant_policy):
@@ -149,5 +143,7 @@ def _unknown_of_flags(old: EngineSpec, new: EngineSpec) -> list[str]:
     for name, unit in fixed.items():
         value = getattr(new, name)
         if value is not None and value == getattr(old, name):
-            found.append(f"what a start without --{name.replace('_', '-')} would hold: {value:,} {unit} are kept")
+            found.append(
+                f"what a start without --{name.replace('_', '-')} would hold: {value:,} {unit} are kept"
+            )
     return found

@@ -23,7 +23,6 @@ def telling(stages: Iterable[StageObservation]) -> tuple[StageObservation, ...]:
 
 def level_of(stage: StageObservation, workload: Workload) -> LevelSeen:
     """A telling stage, as the fit takes it."""
-    assert stage.ttft is not None
     assert stage.tpot is not None
     prompt, answer = mean_tokens(workload.input_tokens), mean_tokens(workload.output_tokens)
     return LevelSeen(
@@ -32,7 +31,6 @@ def level_of(stage: StageObservation, workload: Workload) -> LevelSeen:
         context_tokens=prompt + answer / 2,
         requests_per_s=stage.requests_per_s,
         step_s=stage.tpot.p50_s,
-        ttft_s=stage.ttft.p50_s,
     )
 
 

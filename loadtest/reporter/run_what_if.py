@@ -1,35 +1,23 @@
-"""A finished run and a change of its server: what the twin, calibrated by the run, foretells of both. Pure."""
+"""A finished run and a change of its server: what the twin, calibrated by it, foretells of both. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Final
 
-from estimator.capacity import Prediction
 from estimator.spec import Interval
 from estimator.twin.cost import ServerCost
-from estimator.twin.forecast import Forecast, Goal, Row, Seen, forecast
+from estimator.twin.forecast import Forecast, Goal, Row, forecast
 from estimator.twin.prior import RANGE
-from estimator.twin.scheduler import SchedulerLimits
 from estimator.twin.validated import MEASURED, Quantity, seen_over_foretold
 from loadtest.reporter.buffer import safe_limit
-from loadtest.reporter.observation import StageObservation
+from loadtest.reporter.run_cost import Replayed, Server
 
+QUANTITIES: Final = tuple(MEASURED)
 REFINED_TIMES: Final = 3
 """Levels between the last that keeps the limits and the first that does not, halved as ratios."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """One server, before or after the change. Ranges are those of the memory ledger."""
-
-    words: str
-    prediction: Prediction
-    n_guaranteed: Interval
-    limits: SchedulerLimits
-    cost: ServerCost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +30,8 @@ class Foretold:
     n_safe: Interval
     at: Row
     """At N_safe users, or at those that a person asked for."""
+    off: Mapping[Quantity, Interval]
+    """What may be seen for 1 that is foretold."""
 
     @property
     def walls(self) -> tuple[tuple[str, float], ...]:
@@ -54,29 +44,12 @@ class Foretold:
         return tuple(sorted(found, key=lambda wall: wall[1]))
 
     def figure(self, quantity: Quantity) -> Interval:
-        """With its error bar: the cost's range, and what the twin was off beside a real server."""
-        row, off = self.at.interval(attrgetter(quantity)), seen_over_foretold(quantity)
+        """With its error bar: the cost's range, and what the twin was off where it was looked at."""
+        row, off = self.at.interval(attrgetter(quantity)), self.off[quantity]
         return Interval(
-            low=min(row.low, row.likely * off.low), likely=row.likely, high=max(row.high, row.likely * off.high)
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
-    """One stage of the run, as it was and as the calibrated twin foretells it."""
-
-    users: int
-    foretold: Seen
-    tokens_per_s: float
-    ttft_p50_s: float
-    tpot_p50_s: float
-
-    @property
-    def errors(self) -> tuple[float, float]:
-        """Of tokens a second and of TPOT: 0.1 is foretold a tenth too high."""
-        return (
-            self.foretold.output_tokens_per_s / self.tokens_per_s - 1.0,
-            self.foretold.tpot_p50_s / self.tpot_p50_s - 1.0,
+            low=min(row.low, row.likely * off.low),
+            likely=row.likely,
+            high=max(row.high, row.likely * off.high),
         )
 
 
@@ -111,16 +84,23 @@ def as_sure_as_data_sheets(cost: ServerCost) -> ServerCost:
     )
 
 
-def replay(server: Server, stages: Sequence[StageObservation], seed: int) -> tuple[Replayed, ...]:
-    """The calibrating stages once more, in the twin."""
-    by_users = {stage.users: stage for stage in stages}
-    cast = forecast(
-        server.limits, server.cost, server.prediction, Goal(), seed=seed, levels=tuple(sorted(by_users))
-    )
-    return tuple(_replayed(row, by_users[row.users]) for row in cast.rows)
+def off_by(replayed: Sequence[Replayed]) -> dict[Quantity, Interval]:
+    """What may be seen for 1 that is foretold: in the validation against a real vLLM, and in this run."""
+    found = {}
+    for quantity in QUANTITIES:
+        ratios, known = [one.ratio(quantity) for one in replayed], seen_over_foretold(quantity)
+        found[quantity] = Interval(low=min(known.low, *ratios), likely=1.0, high=max(known.high, *ratios))
+    return found
 
 
-def foretell(server: Server, goal: Goal, *, seed: int, users: int | None = None) -> Foretold:
+def foretell(
+    server: Server,
+    goal: Goal,
+    off: Mapping[Quantity, Interval],
+    *,
+    seed: int,
+    users: int | None = None,
+) -> Foretold:
     """Raises SpecError when a request could never fit."""
 
     def at_levels(levels: Sequence[int] | None) -> Forecast:
@@ -132,19 +112,7 @@ def foretell(server: Server, goal: Goal, *, seed: int, users: int | None = None)
     asked = users or max(1, int(n_safe.likely))
     known = {row.users: row for row in cast.rows}
     at = known.get(asked) or at_levels((asked,)).rows[0]
-    return Foretold(server=server, cast=cast, n_slo=n_slo, n_safe=n_safe, at=at)
-
-
-def _replayed(row: Row, stage: StageObservation) -> Replayed:
-    assert stage.ttft is not None
-    assert stage.tpot is not None
-    return Replayed(
-        users=row.users,
-        foretold=row.likely,
-        tokens_per_s=stage.output_tokens_per_s,
-        ttft_p50_s=stage.ttft.p50_s,
-        tpot_p50_s=stage.tpot.p50_s,
-    )
+    return Foretold(server=server, cast=cast, n_slo=n_slo, n_safe=n_safe, at=at, off=off)
 
 
 def _refined(cast: Forecast, at_levels: Callable[[Sequence[int]], Forecast]) -> Forecast:
@@ -168,6 +136,3 @@ def _n_safe(server: Server, n_slo: Interval | None) -> Interval:
         for limit, most in zip((kv.low, server.prediction.n_kv, kv.high), slo, strict=True)
     ]
     return Interval(low=min(ends), likely=ends[1], high=max(ends))
-
-
-QUANTITIES: Final = tuple(MEASURED)

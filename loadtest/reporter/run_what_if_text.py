@@ -10,7 +10,8 @@ from estimator.spec import Interval
 from estimator.twin.validated import SOURCE, Quantity, seen_over_foretold
 from loadtest.reporter.estimate_text import wrapped
 from loadtest.reporter.forecast_text import LIMITS
-from loadtest.reporter.run_what_if import QUANTITIES, Foretold, Replayed, WhatIfPage
+from loadtest.reporter.run_cost import Replayed
+from loadtest.reporter.run_what_if import QUANTITIES, Foretold, WhatIfPage
 
 LABEL_WIDTH: Final = 12
 NAME_WIDTH: Final = 16
@@ -26,6 +27,14 @@ SHOWN: Final[tuple[tuple[Quantity, str, float], ...]] = (
     ("ttft_p95_s", "TTFT p95 s", 1.0),
     ("tpot_p50_s", "TPOT p50 ms", 1000.0),
 )
+PLAYED: Final[tuple[tuple[Quantity, float, int], ...]] = (
+    ("output_tokens_per_s", 1.0, 0),
+    ("ttft_p50_s", 1000.0, 0),
+    ("tpot_p50_s", 1000.0, 1),
+)
+"""Quantity, factor to the unit of the column, digits after the point."""
+STEADY: Final[tuple[Quantity, ...]] = ("output_tokens_per_s", "tpot_p50_s")
+"""What the twin is calibrated by; the times to a first token follow."""
 
 
 def what_if_run_text(page: WhatIfPage) -> str:
@@ -53,19 +62,7 @@ def what_if_run_dict(page: WhatIfPage) -> dict[str, Any]:
         "after": _side(page.after),
         "is_carried": page.is_carried,
         "replayed": [
-            {
-                "users": one.users,
-                "seen": {
-                    "output_tokens_per_s": one.tokens_per_s,
-                    "ttft_p50_s": one.ttft_p50_s,
-                    "tpot_p50_s": one.tpot_p50_s,
-                },
-                "foretold": {
-                    "output_tokens_per_s": one.foretold.output_tokens_per_s,
-                    "ttft_p50_s": one.foretold.ttft_p50_s,
-                    "tpot_p50_s": one.foretold.tpot_p50_s,
-                },
-            }
+            {"users": one.users, "foretold": dict(one.foretold), "seen": dict(one.seen)}
             for one in page.replayed
         ],
         "error_bar": {
@@ -89,17 +86,16 @@ def _side(side: Foretold) -> dict[str, Any]:
         "n_safe": asdict(side.n_safe),
         "wall": side.walls[0][0],
         "cost": asdict(side.server.cost),
-        "at": {"users": side.at.users}
-        | {quantity: asdict(side.figure(quantity)) for quantity in QUANTITIES},
+        "at": {"users": side.at.users} | {quantity: asdict(side.figure(quantity)) for quantity in QUANTITIES},
     }
 
 
 def _asked(page: WhatIfPage) -> str:
     change = ", ".join(page.change) or "nothing changes"
-    worst = max(abs(error) for one in page.replayed for error in one.errors)
+    worst = max(abs(1.0 / one.ratio(quantity) - 1.0) for one in page.replayed for quantity in STEADY)
     return (
         f"{page.run_id}: {change}; the twin plays {len(page.replayed)} of its stages "
-        f"within {worst:.0%} of what was seen"
+        f"within {worst:.0%} of the tokens/s and TPOT that were seen"
     )
 
 
@@ -109,7 +105,10 @@ def _fits(page: WhatIfPage) -> str:
     spread = "" if kv.is_exact else f" ({kv.low:,.0f} to {kv.high:,.0f})"
     slots = f" and {after.n_slots:,} slots" if after.n_slots is not None else ""
     was = f"{before.n_kv:,}" + ("" if before.n_slots is None else f" and {before.n_slots:,}")
-    return f"{after.n_kv:,} requests guaranteed{spread}{slots}, where it was {was}"
+    return (
+        f"{after.pool.blocks:,} KV blocks (was {before.pool.blocks:,}) guarantee {after.n_kv:,} requests"
+        f"{spread}{slots}, where it was {was}"
+    )
 
 
 def _speed(page: WhatIfPage) -> str:
@@ -122,7 +121,8 @@ def _speed(page: WhatIfPage) -> str:
     was = before.figure("output_tokens_per_s").likely
     return (
         f"at {after.at.users:,} users {_spread(tokens, _count)} tokens/s (was {was:,.0f} at "
-        f"{before.at.users:,}), TTFT p95 {_spread(first, _three)} s, TPOT p50 {_spread(each, _three)} ms; {slo}"
+        f"{before.at.users:,}), TTFT p95 {_spread(first, _three)} s, TPOT p50 {_spread(each, _three)} ms; "
+        f"{slo}"
     )
 
 
@@ -140,7 +140,8 @@ def _wall(after: Foretold) -> str:
 def _table(page: WhatIfPage) -> list[str]:
     sides = (page.before, page.after)
     rows: list[tuple[str, Sequence[str]]] = [
-        ("", [_title("before", page.before), _title("after", page.after)]),
+        ("", ["before", "after"]),
+        ("server", [side.server.words for side in sides]),
         ("KV blocks", [f"{side.server.prediction.pool.blocks:,}" for side in sides]),
         ("N_kv", [_guaranteed(side) for side in sides]),
         ("N_saturation", [f"{side.server.prediction.n_saturation:,.1f}" for side in sides]),
@@ -155,10 +156,6 @@ def _table(page: WhatIfPage) -> list[str]:
         )
     rows.append(("wall", [side.walls[0][0] for side in sides]))
     return [f"{name:<{NAME_WIDTH}}{cells[0]:<{SIDE_WIDTH}}{cells[1]}".rstrip() for name, cells in rows]
-
-
-def _title(name: str, side: Foretold) -> str:
-    return f"{name}: {side.server.words}"[: SIDE_WIDTH - 2]
 
 
 def _guaranteed(side: Foretold) -> str:
@@ -178,11 +175,10 @@ def _replay(page: WhatIfPage) -> list[str]:
 
 
 def _played(one: Replayed) -> str:
-    cells = (
-        f"{one.foretold.output_tokens_per_s:,.0f} / {one.tokens_per_s:,.0f}",
-        f"{one.foretold.ttft_p50_s * 1000:,.0f} / {one.ttft_p50_s * 1000:,.0f}",
-        f"{one.foretold.tpot_p50_s * 1000:,.1f} / {one.tpot_p50_s * 1000:,.1f}",
-    )
+    cells = [
+        f"{factor * one.foretold[quantity]:,.{digits}f} / {factor * one.seen[quantity]:,.{digits}f}"
+        for quantity, factor, digits in PLAYED
+    ]
     return f"{one.users:>7,}" + "".join(f"{cell:>20}" for cell in cells)
 
 
@@ -191,7 +187,8 @@ def _bar(page: WhatIfPage) -> list[str]:
     off = "what the twin was off beside a real vLLM"
     wide = f", widened to the data sheets' own {cost.low_factor:g} to {cost.high_factor:g}"
     return wrapped(
-        "Error bars: ", f"{off} ({SOURCE}){wide if page.is_carried else ''}. Before any load test of the change."
+        "Error bars: ",
+        f"{off} ({SOURCE}){wide if page.is_carried else ''}. Before any load test of the change.",
     )
 
 
