@@ -221,7 +221,9 @@ def _row(level: _Level, cost: ServerCost, goal: Goal) -> Row:
     likely = level.measured(cost)
 
     def at(factor: float) -> Seen:
-        if cost.front_end == FrontEndCost():  # all takes longer alike: the same history on a slower clock
+        if (
+            cost.range_of_all or cost.front_end == FrontEndCost()
+        ):  # all takes longer alike: the same history on a slower clock
             return likely.seen(goal, factor)
         return level.measured(replace(cost, step=scaled(cost.step, factor))).seen(goal)
 

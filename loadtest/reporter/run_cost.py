@@ -65,10 +65,9 @@ def calibrated(server: Server, stages: Sequence[StageObservation], seed: int, so
 
 def replay(server: Server, stages: Sequence[StageObservation], seed: int) -> tuple[Replayed, ...]:
     """The calibrating stages once more, in the twin."""
+    cost = replace(server.cost, range_of_all=True)  # only the likely history is looked at
     by_users = {stage.users: stage for stage in stages}
-    cast = forecast(
-        server.limits, server.cost, server.prediction, Goal(), seed=seed, levels=tuple(sorted(by_users))
-    )
+    cast = forecast(server.limits, cost, server.prediction, Goal(), seed=seed, levels=tuple(sorted(by_users)))
     return tuple(_replayed(row, by_users[row.users]) for row in cast.rows)
 
 

@@ -73,14 +73,20 @@ def as_sure_as_measured(cost: ServerCost) -> ServerCost:
     """The range of a calibrated cost, never closer than what the twin's steps were off beside a real vLLM."""
     off = seen_over_foretold("tpot_p50_s")
     return replace(
-        cost, low_factor=min(cost.low_factor, off.low), high_factor=max(cost.high_factor, off.high)
+        cost,
+        low_factor=min(cost.low_factor, off.low),
+        high_factor=max(cost.high_factor, off.high),
+        range_of_all=True,
     )
 
 
 def as_sure_as_data_sheets(cost: ServerCost) -> ServerCost:
     """The range of a cost that data sheets carried to other hardware: nothing measured says it is closer."""
     return replace(
-        cost, low_factor=min(cost.low_factor, RANGE[0]), high_factor=max(cost.high_factor, RANGE[1])
+        cost,
+        low_factor=min(cost.low_factor, RANGE[0]),
+        high_factor=max(cost.high_factor, RANGE[1]),
+        range_of_all=True,
     )
 
 

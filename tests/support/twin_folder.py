@@ -10,7 +10,12 @@ from fake_run import FakeRun
 from twin_rows import TwinRun
 
 from estimator.capacity import Prediction
-from estimator.spec import Lengths
+from estimator.catalog import read_gpu
+from estimator.engine_spec import EngineSpec
+from estimator.spec import Lengths, Workload
+from estimator.twin.cost import ServerCost, scaled
+from loadtest.cli.run_server import estimate_named, of_estimate
+from loadtest.named_server import NamedServer
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Limits, Scenario, Stage, scenario_body
 
@@ -49,3 +54,39 @@ def write_twin_run(
             writer.append(row)
         writer.close()
     return folder.root
+
+
+FLAGS = EngineSpec(max_model_len=1024, max_num_seqs=6)
+BLOCKS_FEWER = 500
+"""Than the priors of the ledger say: what the made-up server has."""
+
+
+def write_named_run(root: Path, run_id: str, **manifest: Any) -> Path:
+    """Of a Qwen2.5-0.5B on an A10 whose steps take 1.6 times their prior; keywords replace the manifest's."""
+    answer = estimate_named("Qwen2.5-0.5B", read_gpu("a10"), FLAGS, Workload.constant(64, 32))
+    server = of_estimate(answer).server
+    blocks = answer.pool.blocks - BLOCKS_FEWER
+    limits = answer.budget.limits
+    shown = {
+        "num_gpu_blocks": str(blocks),
+        "block_size": str(limits.block_size),
+        "gpu_memory_utilization": str(limits.memory_share),
+    }
+    told: dict[str, Any] = {
+        "model": "qwen",
+        "named": NamedServer(model="Qwen2.5-0.5B", gpu="a10-24gb", flags=FLAGS),
+        "server": shown,
+        "versions": {"server": "0.32.0"},
+    }
+    run = TwinRun(
+        limits=server.limits,
+        cost=ServerCost(step=scaled(server.cost.step, 1.6)),
+        workload=server.prediction.workload,
+        users=(2, 5),
+        seed=5,
+    )
+    prediction = dataclasses.replace(
+        server.prediction,
+        pool=dataclasses.replace(server.prediction.pool, blocks=blocks, source="metrics"),
+    )
+    return write_twin_run(run, root, run_id, prediction, **told | manifest)

@@ -20,7 +20,10 @@ def test_the_figures_are_those_of_the_page() -> None:
     start = next(number for number, line in enumerate(lines) if line.startswith("| load | running"))
     rows = [line.split("|") for line in lines[start + 2 : start + 11]]
     for quantity, (column, factor) in COLUMNS.items():
-        told = [[float(part.replace(",", "")) / factor for part in row[column].split("/")] for row in rows]
+        told = [
+            [round(float(part.replace(",", "")) / factor, 6) for part in row[column].split("/")]
+            for row in rows
+        ]
         assert [[pair.foretold, pair.seen] for pair in MEASURED[quantity]] == told
     assert SOURCE.startswith("docs/validation/vllm-cpu.md")
 
