@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import click
@@ -13,6 +14,7 @@ from estimator.spec import SpecError
 from estimator.twin.cost import ServerCost
 from estimator.twin.cost_file import KeptFor, LevelKept, MeasuredCost, RunKept, write_cost
 from estimator.twin.kept_cost import kept_for, kept_path, recall_cost
+from estimator.twin.validated import Quantity
 from loadtest.cli.answers import overheads_shown, settings_for
 from loadtest.cli.run_server import estimate_named_run, of_estimate, server_of_run
 from loadtest.named_server import is_simulated
@@ -115,6 +117,11 @@ def _run_kept(manifest: Manifest, verdict: Verdict, found: Calibrated, requests:
         n_kv=None if prediction is None else prediction.n_kv,
         n_max=verdict.n_max,
         levels=tuple(
-            LevelKept(users=one.users, foretold={**one.foretold}, seen={**one.seen}) for one in found.replayed
+            LevelKept(users=one.users, foretold=_named(one.foretold), seen=_named(one.seen))
+            for one in found.replayed
         ),
     )
+
+
+def _named(figures: Mapping[Quantity, float]) -> dict[str, float]:
+    return {str(name): value for name, value in figures.items()}

@@ -31,7 +31,7 @@ from loadtest.reporter.run_what_if import (
     off_by,
 )
 from loadtest.reporter.run_what_if_text import what_if_run_dict, what_if_run_text
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import Manifest, RunFolder
 from loadtest.scenario import parse_scenario
 
 HARDWARE: Final = ("gpu", "tp", "pp", "dcp", "enable_expert_parallel")
@@ -82,7 +82,7 @@ def what_if_page(folder: RunFolder, given: Mapping[str, Any], users: int | None)
         after=foretell(replace(after.server, cost=cost_after), goal, off, seed=seed, users=users),
         is_carried=is_carried,
         goal=goal,
-        unknown=_unknown(before, after, stages, is_carried),
+        unknown=(*_other_pool(manifest, before), *_unknown(before, after, stages, is_carried)),
     )
 
 
@@ -113,6 +113,14 @@ def _carried(measured: ServerCost, before: RunServer, after: RunServer) -> Serve
     return carried_over(measured, before.server.cost, after.server.cost)
 
 
+def _other_pool(manifest: Manifest, before: RunServer) -> tuple[str, ...]:
+    """The server showed a cache that the flags named do not make."""
+    shown, made = manifest.server.get("num_gpu_blocks"), str(before.server.prediction.pool.blocks)
+    if shown is None or shown == made:
+        return ()
+    return (f"which flags gave the server {shown} KV blocks: those that were named make {made}",)
+
+
 def _unknown(
     before: RunServer, after: RunServer, stages: tuple[StageObservation, ...], is_carried: bool
 ) -> tuple[str, ...]:
@@ -121,7 +129,10 @@ def _unknown(
         found.append(
             "how far other hardware keeps to its data sheet: steps are scaled by the rooflines' ratio"
         )
-    found.append(f"a GPU's steps beside the twin's, which were measured on a CPU server only ({SOURCE})")
+    if before.answer is None:
+        found.append("a real server: the run was of a simulated one")
+    else:
+        found.append(f"a GPU's steps beside the twin's, which were measured on a CPU server only ({SOURCE})")
     if len(stages) == 1:
         found.append("how a step grows with the batch: one stage of the run alone was without a queue")
     if before.answer is not None and after.answer is not None:

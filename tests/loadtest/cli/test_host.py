@@ -33,7 +33,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def run(environment: dict[str, str], *arguments: str) -> str:
     result = CliRunner().invoke(estimate, arguments, env=environment)
     assert result.exit_code == 0, result.output + repr(result.exception)
-    return result.output
+    return result.stdout  # what was learned is said on stderr
 
 
 def line(facts: dict[str, Any], name: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from twin_folder import FLAGS, write_named_run
 
 from loadtest.cli import main
 from loadtest.named_server import NamedServer
-from loadtest.scenario import Limits
 
 
 def run(folder: Path, *arguments: str) -> Result:
@@ -97,11 +96,26 @@ def test_the_wall_is_the_nearest_limit(moved: dict[str, Any]) -> None:
     assert moved["after"]["n_safe"]["likely"] == 4  # 0.8 of 6
 
 
-def quick(**changes: Any) -> FakeRun:
-    return FakeRun(stages=(FakeStage(users=8),), **changes)
-
-
 NAMED = NamedServer(model="Qwen2.5-0.5B", gpu="a10-24gb", flags=FLAGS)
+SHORT = {
+    "name": "short",
+    "seed": 1,
+    "input_tokens": {"kind": "constant", "tokens": 32},
+    "output_tokens": {"kind": "constant", "tokens": 8},
+    "stages": [{"users": 1, "hold_s": 60.0}],
+}
+"""Few steps, and no limits: a page of it takes a second."""
+
+
+def test_blocks_that_the_named_flags_do_not_make_are_said(tmp_path: Path) -> None:
+    shown = {"num_gpu_blocks": "77", "block_size": "16", "gpu_memory_utilization": "0.5"}
+    result = run(write_run(quick(), tmp_path, "r5", named=NAMED, server=shown, scenario=SHORT), "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["unknown"][0].startswith("which flags gave the server 77 KV blocks")
+
+
+def quick() -> FakeRun:
+    return FakeRun(stages=(FakeStage(users=8),))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +147,7 @@ def test_a_run_that_only_preempted_does_not_say_what_a_step_costs(tmp_path: Path
 
 
 def test_the_twin_of_a_profile_takes_the_flags_a_profile_has(tmp_path: Path) -> None:
-    folder = write_run(quick(limits=Limits()), tmp_path, "r4", named=NamedServer(twin="tiny"))
+    folder = write_run(quick(), tmp_path, "r4", named=NamedServer(twin="tiny"), scenario=SHORT)
     result = run(folder, "--max-num-seqs", "10", "--json")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.output)
