@@ -91,7 +91,7 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
 
         estimate = estimate_from(model, options, scenario.workload)
         textbook = textbook_facts(estimate)
-        named = NamedServer(model=_lasting(model), gpu=estimate.gpu.name, flags=engine_from(single(options)))
+        named = NamedServer(model=lasting(model), gpu=estimate.gpu.name, flags=engine_from(single(options)))
     slots = options["max_num_seqs"]
     return SignoffRequest(
         scenario=scenario,
@@ -112,7 +112,7 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
     )
 
 
-def _lasting(model: str) -> str:
+def lasting(model: str) -> str:
     """A path that is good from any folder; a catalog's name as it is."""
     return str(Path(model).resolve()) if Path(model).exists() else model
 

@@ -14,7 +14,9 @@ from fake_folder import write_run
 from fake_run import FakeRun, FakeStage
 from twin_folder import BLOCKS_FEWER, FLAGS, write_named_run
 
+from estimator.engine_spec import EngineSpec
 from loadtest.cli import main
+from loadtest.cli.signoff import lasting, requested, signoff
 from loadtest.named_server import NamedServer
 
 SERVER = ("--model", "Qwen2.5-0.5B", "--gpu", "a10", "--max-model-len", "1024", "--max-num-seqs", "6")
@@ -129,3 +131,15 @@ def test_calibrate_takes_a_server_or_a_run(tmp_path: Path) -> None:
     result = ullage(tmp_path, "calibrate")
     assert result.exit_code == 2
     assert "--host of a running server, or --from-run" in result.output
+
+
+def test_a_sign_off_keeps_what_was_named_of_the_server() -> None:
+    server = ["--model-config", "Qwen2.5-7B", "--gpu", "h100", "--tp", "2"]
+    asked = signoff.make_context("signoff", ["--scenario", "chat", "--no-calibration", *server])
+    named = requested(asked.params).named
+    assert named == NamedServer(model="Qwen2.5-7B", gpu="h100-80gb", flags=EngineSpec(tp=2))
+
+
+def test_a_model_named_by_its_path_is_found_from_any_folder(tmp_path: Path) -> None:
+    assert lasting("Qwen2.5-7B") == "Qwen2.5-7B"
+    assert lasting(str(tmp_path / ".." / tmp_path.name)) == str(tmp_path)
