@@ -17,6 +17,7 @@ from estimator.capacity import Prediction
 from estimator.errors import PlainError
 from loadtest.access import USERS_CAP, Access
 from loadtest.audit import Check
+from loadtest.named_server import NamedServer
 from loadtest.origin import Origin, parse_origin
 from loadtest.records import Row, StreamCounts
 from loadtest.row_file import Damage, RowWriter, is_locked, read_rows
@@ -78,6 +79,8 @@ class Manifest:
     """What the audit before the load found; empty when it was left out."""
     textbook: TextbookFacts | None = None
     """What the textbook and the ledger said; None where no model and GPU were named."""
+    named: NamedServer | None = None
+    """What the server was started as, in a person's words; None where nobody said."""
 
     @property
     def origin(self) -> Origin:

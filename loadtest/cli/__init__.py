@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "signoff": "Predict, load, observe and sign, in one run.",
     "scenario": "What a scenario will send, in tokens, before it is sent.",
     "report": "Make the report of a run again, from its rows.",
+    "whatif": "A finished run on another GPU or with other flags: what would it do?",
     "compare": "Two runs of one workload: what differs, and is it more than noise?",
     "gate": "A run against the baseline of the repository, for CI.",
     "rules": "Write the limits and alerts of a signed run for Prometheus.",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from estimator.errors import EXIT_INTERRUPTED
+from estimator.errors import EXIT_INTERRUPTED, PlainError
 from estimator.spec import SpecError
 from loadtest.access import NO_AUDIT_VARIABLE
 from loadtest.cli.access_flags import (
@@ -19,10 +20,15 @@ from loadtest.cli.access_flags import (
     tokenizer_flag,
     users_cap_flag,
 )
-from loadtest.cli.engine_flags import engine_flags, single
+from loadtest.cli.engine_flags import engine_flags, engine_from, single
 from loadtest.conductor.signoff import SignoffRequest, sign_off
+from loadtest.named_server import NamedServer, is_simulated
+from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
 from loadtest.scenario.reading import counted_with
+
+if TYPE_CHECKING:
+    from loadtest.reporter.verdict import Verdict
 
 PATH = click.Path(path_type=Path)
 
@@ -48,6 +54,9 @@ PATH = click.Path(path_type=Path)
     envvar=NO_AUDIT_VARIABLE,
     help="Start without looking at this machine and at one answer.",
 )
+@click.option(
+    "--no-calibration", is_flag=True, help="Predict by the priors, and keep nothing of what is measured."
+)
 @click.option("--runs-dir", "runs_root", type=PATH, default=Path("runs"), show_default=True)
 def signoff(**options: Any) -> None:
     """Predict, load, observe and sign, in one run. The flags are those the server was started with."""
@@ -58,7 +67,23 @@ def signoff(**options: Any) -> None:
 
     verdict = write_report(done.folder)
     click.echo("\n".join(five_lines(verdict, str(done.folder.report_path("html")))))
+    if done.folder.read_manifest().named is not None and not options["no_calibration"]:
+        _keep(done.folder, verdict, was_interrupted=done.was_interrupted)
     sys.exit(EXIT_INTERRUPTED if done.was_interrupted else verdict.exit_code)
+
+
+def _keep(folder: RunFolder, verdict: Verdict, *, was_interrupted: bool) -> None:
+    """For the next prediction; what cannot be kept is said, and changes nothing of the verdict."""
+    from loadtest.cli.keeping import keep
+
+    manifest = folder.read_manifest()
+    if was_interrupted or is_simulated(manifest.named, manifest.versions):
+        return
+    try:
+        for line in keep(manifest, verdict, datetime.now(UTC)):
+            click.echo(line, err=True)
+    except PlainError as error:
+        click.echo(f"nothing kept: {error}", err=True)
 
 
 def requested(options: dict[str, Any]) -> SignoffRequest:
@@ -67,13 +92,14 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
     model, gpu = options["model_config"], options["gpu"]
     if (model is None) != (gpu is None):
         raise SpecError("give both --model-config and --gpu to predict from them, or neither")
-    estimate = textbook = None
+    estimate = textbook = named = None
     if model is not None:
         from loadtest.cli.answers import estimate_from
         from loadtest.reporter.textbook_case import textbook_facts
 
         estimate = estimate_from(model, options, scenario.workload)
         textbook = textbook_facts(estimate)
+        named = NamedServer(model=lasting(model), gpu=estimate.gpu.name, flags=engine_from(single(options)))
     slots = options["max_num_seqs"]
     return SignoffRequest(
         scenario=scenario,
@@ -84,6 +110,7 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
         max_model_len=single(options)["max_model_len"],
         pool=None if estimate is None else estimate.pool,
         textbook=textbook,
+        named=named,
         processes=options["processes"],
         runs_root=options["runs_root"],
         access=access_from(options),
@@ -91,6 +118,11 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
         allow_public_host=options["allow_public_host"],
         audits=not options["no_audit"],
     )
+
+
+def lasting(model: str) -> str:
+    """A path that is good from any folder; a catalog's name as it is."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
 
 
 def _scenario(options: dict[str, Any]) -> Scenario:

@@ -28,6 +28,7 @@ from loadtest.conductor.search import SearchPlan
 from loadtest.conductor.search_plan import plan_search
 from loadtest.conductor.server_facts import ServedModel, ServerFacts, read_server
 from loadtest.conductor.tokenizer import Tokenizer
+from loadtest.named_server import NamedServer
 from loadtest.origin import ApiKey, Origin, read_api_key
 from loadtest.run_folder import Manifest, PlannedStage, RunFolder, RunFolderError
 from loadtest.scenario import Scenario, parse_scenario, scenario_body
@@ -59,6 +60,7 @@ class RunRequest:
     max_model_len: int | None = None
     pool: KvPool | None = None
     textbook: TextbookFacts | None = None
+    named: NamedServer | None = None
     users_max: int | None = None
     """Set when a person gave the number of users: the stages of the scenario are not used."""
     processes: int = 1
@@ -237,6 +239,7 @@ def _open_folder(plan: PlannedRun, checks: tuple[Check, ...]) -> PreparedRun:
         users_cap=request.users_cap,
         audit=checks,
         textbook=request.textbook,
+        named=request.named,
     )
     folder.write_manifest(manifest)
     if prediction is not None:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from loadtest.conductor.audit.preflight import audit_before_load
 from loadtest.conductor.prepare import PreflightError, PreparedRun, RunRequest, prepare_run
 from loadtest.conductor.processes import STOP_S, end_process, free_port
 from loadtest.conductor.stop_signals import Asked, stop_signals, supervised_environ
+from loadtest.named_server import NamedServer
 from loadtest.origin import parse_origin
 from loadtest.records import Event
 from loadtest.row_file import Damage, read_rows
@@ -47,6 +48,8 @@ class SignoffRequest:
     """Computed from model and GPU, when a person named them."""
     textbook: TextbookFacts | None = None
     """What the textbook says of the two."""
+    named: NamedServer | None = None
+    """What the server was started as; of the twin we start we know it ourselves."""
     processes: int
     runs_root: Path
     access: Access = field(default_factory=Access)
@@ -73,7 +76,8 @@ def sign_off(request: SignoffRequest, say: Callable[[str], None]) -> SignedOff:
     profile = read_profile(request.scenario.twin)
     say(f"no --host: starting the simulated server {request.scenario.twin!r} on loopback")
     with running_twin(request.scenario.twin) as host:
-        return _load(request, host, request.max_num_seqs or profile.max_num_seqs, say)
+        standing_in = replace(request, named=NamedServer(twin=request.scenario.twin))
+        return _load(standing_in, host, request.max_num_seqs or profile.max_num_seqs, say)
 
 
 def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[str], None]) -> SignedOff:
@@ -91,6 +95,7 @@ def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[
             max_model_len=request.max_model_len,
             pool=request.pool,
             textbook=request.textbook,
+            named=request.named,
             processes=request.processes,
             users_cap=request.users_cap,
             allow_public_host=request.allow_public_host,
