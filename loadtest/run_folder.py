@@ -50,6 +50,11 @@ class PlannedStage:
     rate_per_s: float | None = None
     """Open loop: requests begin at this rate, and `users` is how many may be in flight; None: closed loop."""
 
+    @property
+    def is_dip(self) -> bool:
+        """Nobody asks anything; it lasts from the last answer on."""
+        return self.users == 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
@@ -78,6 +83,11 @@ class Manifest:
     """What the audit before the load found; empty when it was left out."""
     textbook: TextbookFacts | None = None
     """What the textbook and the ledger said; None where no model and GPU were named."""
+
+    @property
+    def is_soak(self) -> bool:
+        """A load with dips: it is asked whether the server drifts, not how much it carries."""
+        return any(stage.is_dip for stage in self.stages)
 
     @property
     def origin(self) -> Origin:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -14,7 +14,7 @@ from estimator.spec import SpecError
 from loadtest.access import NO_AUDIT_VARIABLE
 from loadtest.cli.access_flags import access_flags, access_from, allow_public_host_flag, users_cap_flag
 from loadtest.cli.engine_flags import engine_flags, single
-from loadtest.conductor.signoff import SignoffRequest, sign_off
+from loadtest.conductor.signoff import SignedOff, SignoffRequest, sign_off
 from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
 
 PATH = click.Path(path_type=Path)
@@ -44,13 +44,17 @@ PATH = click.Path(path_type=Path)
 def signoff(**options: Any) -> None:
     """Predict, load, observe and sign, in one run. The flags are those the server was started with."""
     done = sign_off(requested(options), say=lambda line: click.echo(line, err=True))
-    # matplotlib takes half a second to import: after the load, not before it
-    from loadtest.reporter.lines import five_lines
-    from loadtest.reporter.report import write_report
+    report_and_exit(done)
 
-    verdict = write_report(done.folder)
-    click.echo("\n".join(five_lines(verdict, str(done.folder.report_path("html")))))
-    sys.exit(EXIT_INTERRUPTED if done.was_interrupted else verdict.exit_code)
+
+def report_and_exit(done: SignedOff) -> NoReturn:
+    """Writes the report, says its lines and ends with the verdict's exit code."""
+    # matplotlib takes half a second to import: after the load, not before it
+    from loadtest.reporter.report import report_run
+
+    report = report_run(done.folder)
+    click.echo("\n".join(report.lines))
+    sys.exit(EXIT_INTERRUPTED if done.was_interrupted else report.exit_code)
 
 
 def requested(options: dict[str, Any]) -> SignoffRequest:
