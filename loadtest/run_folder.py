@@ -167,6 +167,10 @@ class RunFolder:
         """What the collector writes; there once it runs."""
         return self.root / "samples" / "collector-000.jsonl"
 
+    def sample_files(self) -> list[Path]:
+        """What collector and load processes have written so far."""
+        return sorted(self.root.glob("samples/*.jsonl"))
+
     def events_writer(self) -> RowWriter:
         return RowWriter(self.events_path)
 
@@ -212,7 +216,7 @@ class RunFolder:
     def rows(self, damage: Damage) -> Iterator[Row]:
         """Samples and events; the requests are columns, and there may be millions (results.py)."""
         events = [self.events_path] if self.events_path.is_file() else []
-        for path in [*sorted(self.root.glob("samples/*.jsonl")), *events]:
+        for path in [*self.sample_files(), *events]:
             yield from read_rows(path, damage)
 
     def stream_counts(self, damage: Damage) -> Iterator[StreamCounts]:

@@ -35,9 +35,9 @@ def drift_lines(report: DriftReport) -> list[str]:
     """A headline, then a line for each quantity, what drifts first; then the restarts."""
     order: tuple[DriftStatus, ...] = ("drifts", "steady", "too short", "not seen")
     ranked = sorted(report.quantities, key=lambda one: order.index(one.status))
-    lines = [f"{HEADLINES[report.status]} ({report.hours:.1f} hours at full load)"]
+    lines = [f"{HEADLINES[report.status]} ({in_words(report.hours)} at full load)"]
     lines += [f"  {sentence(one, report.horizon_h)}" for one in ranked]
-    lines += [f"  {where}: the server restarted after {at_h:.1f} hours" for at_h, where in report.restarts]
+    lines += [f"  {where}: the server restarted after {in_words(at_h)}" for at_h, where in report.restarts]
     return [one_line(line) for line in lines]
 
 
@@ -61,11 +61,11 @@ def sentence(drift: QuantityDrift, horizon_h: float) -> str:
         text += f" (95% interval {_rise(trend.low, unit)} to {_rise(trend.high, unit)})"
         if drift.rise_allowed is not None and abs(drift.rise_projected) > drift.rise_allowed:
             text += (
-                f"; {_rise(drift.rise_projected, unit)} in {_long(horizon_h)}, "
+                f"; {_rise(drift.rise_projected, unit)} in {in_words(horizon_h)}, "
                 f"{amount(drift.rise_allowed, unit)} allowed"
             )
     if drift.full_in_h is not None and drift.full_in_h <= horizon_h:
-        text += f"; full in {_long(drift.full_in_h)}"
+        text += f"; full in {in_words(drift.full_in_h)}"
     for step in drift.steps:
         text += (
             f"; stepped from {amount(step.before, unit)} to {amount(step.after, unit)} at hour {step.at_h}"
@@ -78,7 +78,7 @@ def _idle(drift: QuantityDrift) -> str:
     spells = f"{drift.blocks} idle {'spell' if drift.blocks == 1 else 'spells'}"
     if drift.status == "steady":
         return f"steady, empty after {spells}"
-    full = "" if drift.full_in_h is None else f"; {KV_FULL_RATIO:.0%} in {_long(drift.full_in_h)}"
+    full = "" if drift.full_in_h is None else f"; {KV_FULL_RATIO:.0%} in {in_words(drift.full_in_h)}"
     return f"drifts: {kept:.2%} of the blocks stay in use while nothing runs, the last of {spells}{full}"
 
 
@@ -137,9 +137,9 @@ def _projection(drift: QuantityDrift, horizon_h: float) -> str:
     unit, parts = drift.quantity.unit, []
     if drift.full_in_h is not None:
         level = f"{KV_FULL_RATIO:.0%}" if drift.quantity is IDLE else "its capacity"
-        parts.append(f"reaches {level} in {_long(drift.full_in_h)}")
+        parts.append(f"reaches {level} in {in_words(drift.full_in_h)}")
     elif drift.quantity is not IDLE and drift.rise_projected is not None:
-        parts.append(f"is {_rise(drift.rise_projected, unit)} in {_long(horizon_h)}")
+        parts.append(f"is {_rise(drift.rise_projected, unit)} in {in_words(horizon_h)}")
     parts += [
         f"stepped from {amount(step.before, unit)} to {amount(step.after, unit)} at hour {step.at_h}"
         for step in drift.steps
@@ -166,5 +166,8 @@ def _rise(value: float, unit: str) -> str:
     return f"{sign}{amount(abs(value), unit)}"
 
 
-def _long(hours: float) -> str:
-    return f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.1f} hours"
+def in_words(hours: float) -> str:
+    """As long as a person says it."""
+    if hours >= 48:
+        return f"{hours / 24:.1f} days"
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.3g} minutes"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from loadtest.reporter.drift import BLOCK_MINUTES, TREND_P_VALUE
 from loadtest.reporter.drift_chart import draw_drift
-from loadtest.reporter.drift_text import COLUMNS, drift_dict, drift_lines, table, unseen
+from loadtest.reporter.drift_text import COLUMNS, drift_dict, drift_lines, in_words, table, unseen
 from loadtest.reporter.lines import client
 from loadtest.reporter.method_text import COHORT
 from loadtest.reporter.observation import StageObservation
@@ -43,8 +43,8 @@ def soak_lines(verdict: SoakVerdict, report_path: str) -> list[str]:
 
 def load(verdict: SoakVerdict) -> str:
     return (
-        f"{verdict.users} users for {duration(verdict.hours_planned)}   "
-        f"({duration(verdict.drift.hours)} at full load, {verdict.observation.requests:,} requests)"
+        f"{verdict.users} users for {in_words(verdict.hours_planned)}   "
+        f"({verdict.observation.requests:,} requests, {len(verdict.observation.stages)} spells of load)"
     )
 
 
@@ -52,11 +52,7 @@ def held(verdict: SoakVerdict) -> str:
     stages = verdict.observation.stages
     if not stages:
         return "nothing: no spell of load lasted beyond its settling time"
-    return f"{sum(stage.held for stage in stages)} of {len(stages)} spells of load"
-
-
-def duration(hours: float) -> str:
-    return f"{hours * 60:.3g} minutes" if hours < 1 else f"{hours:.3g} hours"
+    return f"{sum(stage.held for stage in stages)} of {len(stages)} spells of load held"
 
 
 def _drift(verdict: SoakVerdict) -> list[str]:
@@ -125,7 +121,7 @@ def _page(verdict: SoakVerdict, manifest: Manifest, run_path: str) -> dict[str, 
             ("Drift", one_line(drift_lines(verdict.drift)[0])),
             ("Client", one_line(client(observation.client))),
         ],
-        "restarts": [f"{one_line(where)} after {at_h:.1f} hours" for at_h, where in verdict.drift.restarts],
+        "restarts": [f"{one_line(where)} after {in_words(at_h)}" for at_h, where in verdict.drift.restarts],
         "drift_columns": COLUMNS,
         "drift_rows": table(verdict.drift),
         "unseen": unseen(verdict.drift),
@@ -139,11 +135,10 @@ def _page(verdict: SoakVerdict, manifest: Manifest, run_path: str) -> dict[str, 
 
 def _method(verdict: SoakVerdict) -> list[str]:
     return [
-        f"Judged are the medians of blocks of {BLOCK_MINUTES} minutes at full load. A quantity drifts when Mann "
-        f"and Kendall's test of them (p below {TREND_P_VALUE:g}, and only what is worse counts), the 95% "
+        f"Judged are the medians of blocks of {BLOCK_MINUTES} minutes at full load. A quantity drifts when "
+        f"Mann and Kendall's test of them (p below {TREND_P_VALUE:g}, only what is worse counts), the 95% "
         "interval of their Theil-Sen slope and a practical limit all say so, the trend drawn on over "
-        f"{verdict.drift.horizon_h / 24:g} days; or when it jumps at a full hour by more than chance accounts "
-        "for.",
+        f"{verdict.drift.horizon_h / 24:g} days; or when it jumps at a full hour by more than chance does.",
         "In a dip nothing is asked: what the KV cache still holds then was never given back.",
         f"{COHORT}Settling seconds are not judged.",
     ]

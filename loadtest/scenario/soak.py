@@ -1,4 +1,4 @@
-"""A soak: one load for hours, and dips in which nothing is asked, so that a server shows what it kept. Pure."""
+"""A soak: one load for hours, with dips in which nothing is asked: they show what a server kept. Pure."""
 
 from __future__ import annotations
 
