@@ -1,4 +1,4 @@
-"""A soak of seconds with real parts: a server that keeps its KV blocks fails, and one that does not does not."""
+"""A soak of seconds with real parts: a server that keeps KV blocks fails, and one that does not does not."""
 
 from __future__ import annotations
 
