@@ -51,11 +51,15 @@ def add_options(parser: LocustArgumentParser, engine: EngineName, scenario: Path
         "--load",
         default="auto",
         choices=["auto", "stages", "search", "soak", "users"],
-        help="The scenario's stages, a search for the limit, a soak with the given users and dips, or the given "
+        help="The scenario's stages, a search for the limit, a soak of the given users, or just the given "
         "users. auto: users if a number was given, else as the scenario says",
     )
     group.add_argument(
-        "--soak-hours", type=float, default=4.0, env_var="ULLAGE_SOAK_HOURS", help="Of --load soak. Default: 4"
+        "--soak-hours",
+        type=float,
+        default=4.0,
+        env_var="ULLAGE_SOAK_HOURS",
+        help="Of --load soak. Default: 4",
     )
     group.add_argument(
         "--exporter-host",

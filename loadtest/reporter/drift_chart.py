@@ -41,6 +41,8 @@ def _panel(axes: Any, drift: QuantityDrift) -> None:
     room = max((high - low) * 0.6, abs(middle) * 0.05, 1e-9)  # noise of a steady line is no mountain
     axes.set_ylim(max(middle - room, 0.0) if low >= 0 else middle - room, middle + room)
     axes.locator_params(nbins=4)
+    if low == high:
+        axes.set_yticks([middle])
     axes.yaxis.set_major_formatter(lambda value, _: amount(value, drift.quantity.unit))
     axes.set_title(one_line(_title(drift)), fontsize=9, loc="left")
     axes.tick_params(labelsize=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -82,15 +83,18 @@ def _idle(drift: QuantityDrift) -> str:
     return f"drifts: {kept:.2%} of the blocks stay in use while nothing runs, the last of {spells}{full}"
 
 
-COLUMNS: Final = ("quantity", "by the hour", "an hour more", "95% interval", "p", "so it", "verdict")
+COLUMNS: Final = ("quantity", "verdict", "by the hour", "an hour more", "95% interval", "p", "so it")
 
 
 def table(report: DriftReport) -> list[tuple[str, ...]]:
-    """The cells of COLUMNS for each quantity that was seen."""
+    """The cells of COLUMNS for each quantity that was seen; its place only where there are several."""
+    seen = [drift for drift in report.quantities if drift.status != "not seen"]
+    places = Counter(drift.quantity.name for drift in seen)
     return [
-        tuple(one_line(cell) for cell in _cells(drift, report.horizon_h))
-        for drift in report.quantities
-        if drift.status != "not seen"
+        tuple(
+            one_line(cell) for cell in _cells(drift, report.horizon_h, named=places[drift.quantity.name] > 1)
+        )
+        for drift in seen
     ]
 
 
@@ -104,33 +108,32 @@ def hours_missing(report: DriftReport) -> float:
     return max(BLOCKS_MIN * BLOCK_MINUTES / 60 - report.hours, 0.0)
 
 
-def _cells(drift: QuantityDrift, horizon_h: float) -> tuple[str, ...]:
+def _cells(drift: QuantityDrift, horizon_h: float, *, named: bool) -> tuple[str, ...]:
     unit, trend = drift.quantity.unit, drift.rise_per_h
-    name = f"{drift.quantity.title} ({drift.where})" if drift.where else drift.quantity.title
+    name = f"{drift.quantity.title} ({drift.where})" if named else drift.quantity.title
     slope = interval = p_value = NONE
     if trend is not None:
         slope = _rise(trend.slope, unit)
         if drift.blocks >= INTERVAL_POINTS_MIN:
-            interval = f"{_rise(trend.low, unit)} to {_rise(trend.high, unit)}"
+            interval = f"{_number(_rise(trend.low, unit))} to {_rise(trend.high, unit)}"
         if drift.p_value is not None:
             p_value = f"{drift.p_value:.2g}"
-    return (
-        name,
-        _by_hour(drift.hourly, unit),
-        slope,
-        interval,
-        p_value,
-        _projection(drift, horizon_h),
-        drift.status,
-    )
+    hours = _by_hour(drift.hourly, unit)
+    return name, drift.status, hours, slope, interval, p_value, _projection(drift, horizon_h)
 
 
 def _by_hour(hourly: Mapping[int, float], unit: str) -> str:
     """At most HOURS_SHOWN of them, the first and the last among them."""
     hours = list(hourly)
-    step = max(1, math.ceil((len(hours) - 1) / (HOURS_SHOWN - 1))) if hours else 1
+    step = max(1, math.ceil((len(hours) - 1) / (HOURS_SHOWN - 1)))
     shown = sorted({*hours[::step], *hours[-1:]})
-    return " \N{MIDDLE DOT} ".join(f"{hour}h {amount(hourly[hour], unit)}" for hour in shown)
+    texts = [amount(hourly[hour], unit) for hour in shown]
+    return " \N{MIDDLE DOT} ".join([*map(_number, texts[:-1]), *texts[-1:]])
+
+
+def _number(text: str) -> str:
+    """Without its unit, which stands behind the next one."""
+    return text.partition(" ")[0]
 
 
 def _projection(drift: QuantityDrift, horizon_h: float) -> str:
