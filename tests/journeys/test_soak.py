@@ -18,6 +18,7 @@ from locust_process import answers_of, run_of, start_locust, wait_for
 
 from loadtest.run_folder import RunFolder
 
+pytestmark = pytest.mark.timeout(300)  # a busy machine starts five processes of Python for each soak
 ULLAGE = [sys.executable, "-m", "loadtest.cli"]
 SCENARIO = """
 name: soak-journey
