@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "calibrate": "Measure what a step of a running server costs, for predict and twin.",
     "doctor": "Is this machine fit for the load, and does the server answer as it should?",
     "signoff": "Predict, load, observe and sign, in one run.",
+    "soak": "Hold a load for hours, and say what drifts.",
     "scenario": "What a scenario will send, in tokens, before it is sent.",
     "report": "Make the report of a run again, from its rows.",
     "whatif": "A finished run on another GPU or with other flags: what would it do?",

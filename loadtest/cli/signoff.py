@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -21,7 +21,7 @@ from loadtest.cli.access_flags import (
     users_cap_flag,
 )
 from loadtest.cli.engine_flags import engine_flags, engine_from, single
-from loadtest.conductor.signoff import SignoffRequest, sign_off
+from loadtest.conductor.signoff import SignedOff, SignoffRequest, sign_off
 from loadtest.named_server import NamedServer, is_simulated
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
@@ -61,15 +61,22 @@ PATH = click.Path(path_type=Path)
 def signoff(**options: Any) -> None:
     """Predict, load, observe and sign, in one run. The flags are those the server was started with."""
     done = sign_off(requested(options), say=lambda line: click.echo(line, err=True))
-    # matplotlib takes half a second to import: after the load, not before it
-    from loadtest.reporter.lines import five_lines
-    from loadtest.reporter.report import write_report
+    report_and_exit(done, keeps=not options["no_calibration"])
 
-    verdict = write_report(done.folder)
-    click.echo("\n".join(five_lines(verdict, str(done.folder.report_path("html")))))
-    if done.folder.read_manifest().named is not None and not options["no_calibration"]:
-        _keep(done.folder, verdict, was_interrupted=done.was_interrupted)
-    sys.exit(EXIT_INTERRUPTED if done.was_interrupted else verdict.exit_code)
+
+def report_and_exit(done: SignedOff, *, keeps: bool = False) -> NoReturn:
+    """Writes the report, says its lines and ends with the verdict's exit code.
+
+    `keeps`: what a signed run of a real server has taught is kept for the next prediction.
+    """
+    # matplotlib takes half a second to import: after the load, not before it
+    from loadtest.reporter.report import report_run
+
+    report = report_run(done.folder)
+    click.echo("\n".join(report.lines))
+    if keeps and report.verdict is not None:
+        _keep(done.folder, report.verdict, was_interrupted=done.was_interrupted)
+    sys.exit(EXIT_INTERRUPTED if done.was_interrupted else report.exit_code)
 
 
 def _keep(folder: RunFolder, verdict: Verdict, *, was_interrupted: bool) -> None:
@@ -77,7 +84,7 @@ def _keep(folder: RunFolder, verdict: Verdict, *, was_interrupted: bool) -> None
     from loadtest.cli.keeping import keep
 
     manifest = folder.read_manifest()
-    if was_interrupted or is_simulated(manifest.named, manifest.versions):
+    if was_interrupted or manifest.named is None or is_simulated(manifest.named, manifest.versions):
         return
     try:
         for line in keep(manifest, verdict, datetime.now(UTC)):

@@ -80,6 +80,8 @@ class StagedCourse:
 
     def step(self, now: Moment) -> Step | None:
         if not self._is_over:
+            if now.users and self._held is not None and self.stages[self._held.index].is_dip:
+                self._held = Held(index=self._held.index, since_s=now.elapsed_s)  # answers still come
             self._held = held_at(self.stages, self._held, now.elapsed_s)
             self._is_over = self._held is None
         return None if self._held is None else Step(stage=self.stages[self._held.index])

@@ -141,6 +141,7 @@ class Leader:
             "auto": said.num_users is not None or from_form,
             "stages": False,
             "search": False,
+            "soak": False,
             "users": True,
         }[said.load]
         return int(users or 1) if asked else None

@@ -109,9 +109,9 @@ class LoadRun:
         self._events.sync()
         self._events.close()
         self.run.folder.write_manifest(dataclasses.replace(self.run.manifest, state=state))
-        from loadtest.results import finalise  # numpy costs a tenth of a second, and nothing waits now
+        from loadtest.results import seal_all  # numpy costs a tenth of a second, and nothing waits now
 
-        finalise(self.run.folder)
+        seal_all(self.run.folder)
 
     def _write(self, event: EventKind, data: dict[str, str | int | float | bool | None]) -> None:
         self._events.append(Event(at_ns=self._clock(), event=event, data=data))

@@ -22,7 +22,7 @@ from loadtest.access import (
 from loadtest.conductor.audit.preflight import audit_before_load
 from loadtest.conductor.prepare import PreparedRun, RunRequest, open_prepared, prepare_run
 from loadtest.origin import parse_origin
-from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
+from loadtest.scenario import Scenario, ScenarioError, SoakAsked, read_scenario, searching, soaking
 from loadtest.scenario.reading import counted_with
 
 if TYPE_CHECKING:  # Locust patches the process that imports it
@@ -57,9 +57,16 @@ def add_options(parser: LocustArgumentParser, engine: EngineName, scenario: Path
     group.add_argument(
         "--load",
         default="auto",
-        choices=["auto", "stages", "search", "users"],
-        help="The scenario's stages, a search for the limit, or the given users. auto: users if a number was "
-        "given, else as the scenario says",
+        choices=["auto", "stages", "search", "soak", "users"],
+        help="The scenario's stages, a search for the limit, a soak of the given users, or just the given "
+        "users. auto: users if a number was given, else as the scenario says",
+    )
+    group.add_argument(
+        "--soak-hours",
+        type=float,
+        default=4.0,
+        env_var="ULLAGE_SOAK_HOURS",
+        help="Of --load soak. Default: 4",
     )
     group.add_argument(
         "--exporter-host",
@@ -165,6 +172,10 @@ def _scenario(options: Namespace) -> Scenario:
     scenario = counted_with(read_scenario(Path(options.scenario)), options.tokenizer or None)
     if options.load == "search":
         return searching(scenario)
+    if options.load == "soak":
+        if not options.num_users:
+            raise ScenarioError("--load soak holds a number of users: give one with -u")
+        return soaking(scenario, SoakAsked(users=options.num_users, hours=options.soak_hours))
     if options.load == "stages" and not scenario.stages:
         raise ScenarioError(f"--load stages, but {options.scenario} gives a search: add stages to it")
     return scenario

@@ -21,6 +21,7 @@ from loadtest.access import USERS_CAP, Access
 from loadtest.conductor.audit.preflight import audit_before_load
 from loadtest.conductor.prepare import PreflightError, PreparedRun, RunRequest, prepare_run
 from loadtest.conductor.processes import STOP_S, end_process, free_port
+from loadtest.conductor.soak_news import SoakNews
 from loadtest.conductor.stop_signals import Asked, stop_signals, supervised_environ
 from loadtest.named_server import NamedServer
 from loadtest.origin import parse_origin
@@ -194,8 +195,9 @@ def run_load(run: PreparedRun, *, processes: int, say: Callable[[str], None]) ->
 def _follow(
     run: PreparedRun, locust: subprocess.Popen[str], asked: Asked, say: Callable[[str], None]
 ) -> None:
-    """One line a stage, taken from the rows: what a person sees is what the report will read."""
-    told, was_told_to_end = 0, False
+    """One line a stage, and of a soak one a minute: what a person sees is what the report will read."""
+    told, was_told_to_end, start_s = 0, False, time.monotonic()
+    news = SoakNews(run.folder, run.manifest.stages) if run.manifest.is_soak else None
     while locust.poll() is None:
         time.sleep(POLL_S)
         if asked.times and not was_told_to_end:
@@ -206,13 +208,16 @@ def _follow(
         for event in stages[told:]:
             say(_told(event, len(run.manifest.stages)))
         told = len(stages)
+        if news is not None and (line := news.line(time.monotonic() - start_s)) is not None:
+            say(line)
 
 
 def _told(event: Event, stages: int) -> str:
     data = event.data
     if not stages:  # of a search nobody knows how many there will be
         return str(data["label"])
-    return f"stage {int(data['index'] or 0) + 1} of {stages}: {data['users']} users"
+    asked = f"{data['users']} users" if data["users"] else "a dip, nothing is asked"
+    return f"stage {int(data['index'] or 0) + 1} of {stages}: {asked}"
 
 
 def _stage_events(path: Path) -> list[Event]:

@@ -50,7 +50,7 @@ def observe(
     engine = [sample for sample in rows.samples if sample.source == "engine"]
     cut = windows(rows.events)
     start_ns = cut[0].start_ns if cut else 0
-    judged = [window for window in cut if window.window_s > 0]
+    judged = [window for window in cut if window.window_s > 0 and window.users > 0]
     stages = tuple(_stage(window, rows, engine, limits, found) for window in judged)
     by_users = sorted(stages, key=lambda stage: stage.users)
     broken = next((stage for stage in by_users if not stage.held), None)

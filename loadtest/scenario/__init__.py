@@ -6,6 +6,8 @@ from loadtest.scenario.parts import Stage as Stage
 from loadtest.scenario.reading import parse_scenario as parse_scenario
 from loadtest.scenario.reading import read_scenario as read_scenario
 from loadtest.scenario.reading import scenario_body as scenario_body
+from loadtest.scenario.soak import SoakAsked as SoakAsked
+from loadtest.scenario.soak import soaking as soaking
 from loadtest.scenario.whole import PATHS as PATHS
 from loadtest.scenario.whole import Endpoint as Endpoint
 from loadtest.scenario.whole import Limits as Limits

@@ -249,7 +249,9 @@ def _check_stages(scenario: Scenario) -> None:
     )
     require(not (scenario.stages and searches), "give either stages or a search, not both")
     kind = scenario.arrivals.kind
-    for stage in scenario.stages:
+    held = [stage for stage in scenario.stages if not stage.is_dip]
+    require(bool(held) or searches, "every stage has 0 users: give one that asks for something")
+    for stage in held:
         require(
             stage.hold_s > scenario.settle_s,
             f"a stage holds for {stage.hold_s:g} s, which settle_s {scenario.settle_s:g} uses up: "
