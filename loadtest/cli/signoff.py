@@ -14,13 +14,14 @@ from estimator.spec import SpecError
 from loadtest.access import NO_AUDIT_VARIABLE
 from loadtest.cli.access_flags import access_flags, access_from, allow_public_host_flag, users_cap_flag
 from loadtest.cli.engine_flags import engine_flags, single
+from loadtest.cli.limit_flags import GoodputCommand, limit_flags, limits_asked
 from loadtest.conductor.signoff import SignoffRequest, sign_off
-from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
+from loadtest.scenario import Scenario, ScenarioError, limited, read_scenario, searching
 
 PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=GoodputCommand)
 @click.option("--scenario", type=PATH, required=True, help="What to send, how much, and what is good.")
 @click.option("--host", help="Base URL of the server; without it a simulated one stands in.")
 @click.option("--model", help="Served model name; needed only when the server serves several.")
@@ -30,6 +31,7 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--max-minutes", type=click.FloatRange(min=0, min_open=True), help="The most a search may take."
 )
+@limit_flags
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Load workers.")
 @access_flags
 @allow_public_host_flag
@@ -86,8 +88,9 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
 
 
 def _scenario(options: dict[str, Any]) -> Scenario:
-    """As its file says, with a search in place of its stages where one is asked for."""
+    """As its file says, under the limits and with the search that the command line asks for."""
     scenario, minutes = read_scenario(options["scenario"]), options["max_minutes"]
+    scenario = limited(scenario, limits_asked(options))
     if options["search"]:
         scenario = searching(scenario)
     if minutes is None:

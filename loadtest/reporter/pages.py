@@ -24,6 +24,7 @@ from loadtest.reporter.waterfall import waterfall_of
 from loadtest.reporter.waterfall_chart import draw_waterfall
 from loadtest.reporter.waterfall_text import waterfall_dict, waterfall_rows
 from loadtest.run_folder import Manifest
+from loadtest.scenario import limits_text
 
 SCHEMA_VERSION: Final = 1
 NOT_SEEN: Final = "not seen"
@@ -259,6 +260,7 @@ def _facts(verdict: Verdict, manifest: Manifest, run_path: str) -> list[tuple[st
         ("run", run_path),
         ("server", f"{manifest.host} ({manifest.engine}, {manifest.model})"),
         ("scenario", f"{manifest.scenario.get('name')}, seed {manifest.scenario.get('seed')}"),
+        ("limits", limits_text(verdict.observation.limits)),
         ("requests", f"{verdict.observation.requests}: {outcomes or 'none'}"),
         ("versions", ", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))),
         ("state", manifest.state),

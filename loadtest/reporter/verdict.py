@@ -11,8 +11,6 @@ from loadtest.reporter.observation import Observation, StageObservation, Wall
 from loadtest.reporter.searched import certified, conclusion
 from loadtest.sequential import Evidence, weigh
 
-CONFIDENCE: Final = 0.95
-
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "VOID"]
 EXIT_CODES: Final[dict[Status, int]] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 4, "VOID": 5}
 EXIT_SERVER_DIED: Final = 3
@@ -49,7 +47,9 @@ def judge(prediction: Prediction | None, observation: Observation) -> Verdict:
         evidence = _evidence(observation, n_safe)
     else:  # the level that was certified
         n_safe = found.n_safe
-        evidence = certified(found, q=observation.limits.violations_max_ratio, confidence=CONFIDENCE)
+        evidence = certified(
+            found, q=observation.limits.violations_max_ratio, confidence=observation.limits.confidence
+        )
     status, reason = _status(observation, n_safe, evidence)
     predicted = None if n_kv is None else min(n_kv, n_kv if n_slots is None else n_slots)
     return Verdict(
@@ -76,7 +76,9 @@ def _evidence(observation: Observation, n_safe: int) -> Evidence:
         stage for stage in observation.stages if n_safe <= stage.users <= observation.n_max
     ]
     violations = b"".join(stage.violations for stage in proving)
-    return weigh(violations, q=observation.limits.violations_max_ratio, confidence=CONFIDENCE)
+    return weigh(
+        violations, q=observation.limits.violations_max_ratio, confidence=observation.limits.confidence
+    )
 
 
 def _status(observation: Observation, n_safe: int, evidence: Evidence) -> tuple[Status, str]:
