@@ -38,5 +38,6 @@ def plan_search(scenario: Scenario, prediction: Prediction | None, users_cap: in
         q=scenario.limits.violations_max_ratio,
         safe_users=safe_users,
         confidence=scenario.limits.confidence,
+        limits=scenario.limits,
         budget_s=asked.max_minutes * 60,
     )

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from estimator.capacity import Prediction
 from loadtest.reporter.buffer import safe_limit
+from loadtest.reporter.innocence import counting
 from loadtest.reporter.observation import Observation, StageObservation, Wall
 from loadtest.reporter.searched import certified, conclusion
 from loadtest.sequential import Evidence, weigh
@@ -73,7 +74,7 @@ def judge(prediction: Prediction | None, observation: Observation) -> Verdict:
 def _evidence(observation: Observation, n_safe: int) -> Evidence:
     """Requests of all stages that held at n_safe users or more: a higher load only makes it harder."""
     proving: list[StageObservation] = [
-        stage for stage in observation.stages if n_safe <= stage.users <= observation.n_max
+        stage for stage in counting(observation.stages) if n_safe <= stage.users <= observation.n_max
     ]
     violations = b"".join(stage.violations for stage in proving)
     return weigh(

@@ -70,6 +70,8 @@ class Scenario:
     """Answers reach their length whatever the model says; without it they may end before."""
     arrivals: Arrivals = field(default_factory=Arrivals)
     shared_prefix: SharedPrefix | None = None
+    prefix_hit_ratio: float | None = None
+    """Share of the prompt tokens that the prefix cache is to hold, where only the person knows it."""
     session: Session | None = None
     dataset: Dataset | None = None
     trace: Trace | None = None
@@ -93,6 +95,8 @@ class Scenario:
 
     def __post_init__(self) -> None:
         require_positive("", self, "spawn_rate_per_s")
+        ratio = self.prefix_hit_ratio
+        require(ratio is None or 0 <= ratio < 1, f"prefix_hit_ratio must be from 0 to below 1, got {ratio}")
         _check_lengths(self)
         _check_endpoint(self)
         _check_stages(self)
