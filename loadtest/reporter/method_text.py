@@ -32,17 +32,18 @@ def method(verdict: Verdict) -> list[str]:
 def _staged(verdict: Verdict) -> list[str]:
     evidence, observation = verdict.evidence, verdict.observation
     return [
-        f"A stage held when its users were really in flight, {_preempted(observation.limits)}, none were parked "
-        "in front of the engine, no queue stood (median "
-        "waiting below 1, or below what comes within two engine steps), "
+        f"A stage held when its users were really in flight, {_preempted(observation.limits)}, no requests "
+        "were parked in front of the engine, no queue stood (median waiting below 1, or below what comes "
+        "within two engine steps), "
         f"{observation.percentile:g}% of its requests kept every limit and at most "
-        f"{observation.limits.failures_max_ratio:.0%} failed. N_max is the highest stage that held with all "
-        "below it. A stage at which the load generator was late or busy is void: it counts for nothing.",
+        f"{observation.limits.failures_max_ratio * 100:g}% failed. N_max is the highest stage that held "
+        "with all below it. A stage at which the load generator was late or busy is void: it counts for "
+        "nothing.",
         f"The proof pools the stages that held at N_safe users or more: {evidence.k} of {evidence.n} "
         f"requests broke a limit or failed; with a design effect of {evidence.design_effect:.1f} (requests "
         f"of one run resemble each other) an exact binomial test at {evidence.confidence:.0%} says "
         f"{evidence.answer}.",
-        f"{COHORT}Settling seconds are not judged, but a preemption in them is.",
+        f"{COHORT}Settling seconds are not judged, but where no preemption is allowed one in them is.",
     ]
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from workloads import a_scenario
 
 from loadtest.cli.limit_flags import each_with_its_flag
+from loadtest.cli.signoff import requested, signoff
 from loadtest.scenario import Limits, LimitsAsked, ScenarioError, limits_text, parse_scenario, scenario_body
 from loadtest.scenario.limits import parse_goodput
 from loadtest.violations import preemption_fault
@@ -80,6 +81,22 @@ def test_several_values_may_follow_one_flag() -> None:
     assert each_with_its_flag(words, "--goodput") == [
         *("--search", "--goodput", "ttft:1", "--goodput", "tpot:2", "--host", "x", "--goodput", "e2el:3"),
     ]
+
+
+def test_a_sign_off_searches_under_the_limits_of_its_command_line() -> None:
+    words = [
+        "--scenario",
+        "qwen-chat",
+        "--goodput",
+        "ttft:700",
+        "e2el:9000",
+        "--search",
+        "--percentile",
+        "99",
+    ]
+    asked = requested(signoff.make_context("signoff", words).params)
+    assert asked.scenario.search is not None
+    assert asked.scenario.limits == Limits(ttft_s=0.7, tpot_s=0.2, e2e_s=9.0, percentile=99.0)
 
 
 @given(st.lists(st.sampled_from(["--host", "x", "y", "-s"])))
