@@ -21,10 +21,11 @@ from loadtest.cli.access_flags import (
     users_cap_flag,
 )
 from loadtest.cli.engine_flags import engine_flags, engine_from, single
+from loadtest.cli.limit_flags import GoodputCommand, limit_flags, limits_asked
 from loadtest.conductor.signoff import SignedOff, SignoffRequest, sign_off
 from loadtest.named_server import NamedServer, is_simulated
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
+from loadtest.scenario import Scenario, ScenarioError, limited, read_scenario, searching
 from loadtest.scenario.reading import counted_with
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=GoodputCommand)
 @click.option("--scenario", type=PATH, required=True, help="What to send, how much, and what is good.")
 @tokenizer_flag
 @click.option("--host", help="Base URL of the server; without it a simulated one stands in.")
@@ -44,6 +45,7 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--max-minutes", type=click.FloatRange(min=0, min_open=True), help="The most a search may take."
 )
+@limit_flags
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Load workers.")
 @access_flags
 @allow_public_host_flag
@@ -133,9 +135,9 @@ def lasting(model: str) -> str:
 
 
 def _scenario(options: dict[str, Any]) -> Scenario:
-    """As its file says, with a search in place of its stages where one is asked for."""
+    """As its file says, under the limits and with the search that the command line asks for."""
     scenario = counted_with(read_scenario(options["scenario"]), options["tokenizer"])
-    minutes = options["max_minutes"]
+    scenario, minutes = limited(scenario, limits_asked(options)), options["max_minutes"]
     if options["search"]:
         scenario = searching(scenario)
     if minutes is None:

@@ -22,6 +22,8 @@ class Moment:
     at_ns: int
     """The rows' clock."""
     users: int
+    preemptions_total: float | None = None
+    """The server's counter when it was last looked at; None: it shows none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,16 @@ from loadtest.access import (
 from loadtest.conductor.audit.preflight import audit_before_load
 from loadtest.conductor.prepare import PreparedRun, RunRequest, open_prepared, prepare_run
 from loadtest.origin import parse_origin
-from loadtest.scenario import Scenario, ScenarioError, SoakAsked, read_scenario, searching, soaking
+from loadtest.scenario import (
+    LimitsAsked,
+    Scenario,
+    ScenarioError,
+    SoakAsked,
+    limited,
+    read_scenario,
+    searching,
+    soaking,
+)
 from loadtest.scenario.reading import counted_with
 
 if TYPE_CHECKING:  # Locust patches the process that imports it
@@ -82,6 +91,7 @@ def add_options(parser: LocustArgumentParser, engine: EngineName, scenario: Path
         metavar="PORT",
         help=f"Our Prometheus metrics, on loopback. 0: a free port, '': none. Default: {EXPORTER_PORT}",
     )
+    _add_limit_options(group)
     _add_access_options(group)
 
 
@@ -92,6 +102,26 @@ def _port(text: str) -> int | None:
     if not text.isdecimal() or int(text) > 65535:
         raise ArgumentTypeError(f"{text!r} must be a port, 0 for a free one, or empty for none")
     return int(text)
+
+
+def _add_limit_options(group: Any) -> None:
+    """Each over what the scenario says of it; as for `ullage signoff`."""
+    group.add_argument(
+        "--goodput",
+        nargs="+",
+        default=[],
+        metavar="KEY:MS",
+        env_var="ULLAGE_GOODPUT",
+        help="Limits in milliseconds, as in vllm bench serve: ttft:2000 tpot:50 e2el:30000",
+    )
+    for flag, says in {
+        "--percentile": "Of requests that must keep every limit: 95",
+        "--confidence": "With which the signed level is proven: 0.95",
+        "--error-budget": "Share of requests that may fail: 0.01",
+        "--max-preemptions": "The most in 100 requests; above, a level does not hold",
+    }.items():
+        variable = f"ULLAGE_{flag.strip('-').replace('-', '_').upper()}"
+        group.add_argument(flag, type=float, default=None, env_var=variable, help=says)
 
 
 def _add_access_options(group: Any) -> None:
@@ -168,8 +198,16 @@ def run_as_asked(options: Namespace, host: str, users: int | None) -> PreparedRu
 
 
 def _scenario(options: Namespace) -> Scenario:
-    """As its file says, unless --load says otherwise. Raises ScenarioError."""
+    """As its file says, unless --load or a limit says otherwise. Raises ScenarioError."""
+    asked = LimitsAsked(
+        goodput=tuple(options.goodput),
+        percentile=options.percentile,
+        confidence=options.confidence,
+        error_budget=options.error_budget,
+        max_preemptions=options.max_preemptions,
+    )
     scenario = counted_with(read_scenario(Path(options.scenario)), options.tokenizer or None)
+    scenario = limited(scenario, asked)
     if options.load == "search":
         return searching(scenario)
     if options.load == "soak":

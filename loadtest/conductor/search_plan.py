@@ -37,5 +37,7 @@ def plan_search(scenario: Scenario, prediction: Prediction | None, users_cap: in
         users_max=users_max,
         q=scenario.limits.violations_max_ratio,
         safe_users=safe_users,
+        confidence=scenario.limits.confidence,
+        limits=scenario.limits,
         budget_s=asked.max_minutes * 60,
     )

@@ -28,7 +28,7 @@ from loadtest.origin import parse_origin
 from loadtest.records import Event
 from loadtest.row_file import Damage, read_rows
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import Scenario
+from loadtest.scenario import Scenario, limits_text
 from loadtest.textbook_facts import TextbookFacts
 
 LOCUSTFILES: Final = {"vllm": "qwen.py", "lmdeploy": "qwen_lmdeploy.py"}
@@ -110,6 +110,7 @@ def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[
         shown = run.prediction.pool.blocks
         say(f"model and GPU make {request.pool.blocks:,} KV blocks, the server has {shown:,}")
     say(f"{run.manifest.model} at {host}: {_planned(run)}")
+    say(f"limits: {limits_text(run.scenario.limits)}")
     was_interrupted = run_load(run, processes=request.processes, say=say)
     return SignedOff(folder=run.folder, was_interrupted=was_interrupted)
 

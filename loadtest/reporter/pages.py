@@ -13,17 +13,19 @@ from loadtest.reporter.attribution import held_sentences
 from loadtest.reporter.audit_text import audit_facts
 from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.charts import draw_charts
+from loadtest.reporter.innocence import PARKED_RATIO
 from loadtest.reporter.lines import client, gap, observed, predicted, signed
 from loadtest.reporter.method_text import method, proof
 from loadtest.reporter.observation import Observation, StageObservation
 from loadtest.reporter.plain import markdown_cell, one_line
 from loadtest.reporter.stages import failed
 from loadtest.reporter.verdict import Verdict
-from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S, PARKED_RATIO, SEND_LATENESS_S
+from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S, SEND_LATENESS_S
 from loadtest.reporter.waterfall import waterfall_of
 from loadtest.reporter.waterfall_chart import draw_waterfall
 from loadtest.reporter.waterfall_text import waterfall_dict, waterfall_rows
 from loadtest.run_folder import Manifest
+from loadtest.scenario import limits_text
 
 SCHEMA_VERSION: Final = 1
 NOT_SEEN: Final = "not seen"
@@ -215,6 +217,8 @@ def _row(stage: StageObservation, *, is_limit: bool) -> Row:
 
 
 def _held(stage: StageObservation) -> str:
+    if stage.client.faults:
+        return f"void: {'; '.join(stage.client.faults)}"
     if not stage.held:
         return "; ".join(stage.faults)
     return "held" if stage.is_fully_seen else "held, as far as seen"
@@ -266,6 +270,7 @@ def facts(observation: Observation, manifest: Manifest, run_path: str) -> list[t
         ("run", run_path),
         ("server", f"{manifest.host} ({manifest.engine}, {manifest.model})"),
         ("scenario", f"{manifest.scenario.get('name')}, seed {manifest.scenario.get('seed')}"),
+        ("limits", limits_text(observation.limits)),
         ("requests", f"{observation.requests}: {outcomes or 'none'}"),
         ("versions", ", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))),
         ("state", manifest.state),

@@ -153,10 +153,19 @@ def test_a_failure_is_in_the_table_as_in_the_rows(home: Path, server: TokenServe
 def test_a_configuration_file_and_variables_do_what_options_do(home: Path, server: TokenServer) -> None:
     (home / "locust.conf").write_text(
         f"headless = true\nhost = {server.url}\nscenario = short.yaml\nusers = 3\n"
+        "goodput = [ttft:900, e2el:5000]\n"
     )
-    environ = {"LOCUST_RUN_TIME": "2s", "LOCUST_SPAWN_RATE": "50", "ULLAGE_MODEL": "m"}
+    environ = {
+        "LOCUST_RUN_TIME": "2s",
+        "LOCUST_SPAWN_RATE": "50",
+        "ULLAGE_MODEL": "m",
+        "ULLAGE_MAX_PREEMPTIONS": "2.5",
+    }
     folder, rows = drive(home, environ=environ)
-    assert folder.read_manifest().scenario["name"] == "short"
+    scenario = folder.read_manifest().scenario
+    assert scenario["name"] == "short"
+    asked = {"ttft_s": 0.9, "e2e_s": 5.0, "preemptions_max_per_100_requests": 2.5}
+    assert asked.items() <= scenario["limits"].items()
     assert len(rows) > 3
     (stage,) = [event for event in load_results(folder).events if event.event == "stage"]
     assert (stage.data["users"], stage.data["hold_s"]) == (3, 2)
@@ -169,7 +178,7 @@ def test_our_options_stand_in_one_group_of_the_help(home: Path) -> None:
         [sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=REPOSITORY
     )
     _, ours = done.stdout.split("\nUllage:", 1)
-    for option in ("--scenario", "--model", "--engine", "--runs-dir", "--load", "--insecure"):
+    for option in ("--scenario", "--model", "--engine", "--runs-dir", "--load", "--goodput", "--insecure"):
         assert option in ours
 
 

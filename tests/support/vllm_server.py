@@ -37,14 +37,19 @@ class Vllm:
 
 
 @contextmanager
-def running(folder: Path, model: str = "tiny", arguments: Sequence[str] = ()) -> Iterator[Vllm]:
-    """A vLLM on a free port, ready to answer, and its end. `arguments` replace the flags above."""
+def running(
+    folder: Path, model: str = "tiny", arguments: Sequence[str] = (), *, is_starved: bool = False
+) -> Iterator[Vllm]:
+    """A vLLM on a free port, ready to answer, and its end. `arguments` replace the flags above.
+
+    is_starved: on two processors and in a session of its own, in which its engine starves its API front end.
+    """
     model_folder = model_in(folder, model)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = Vllm(host=f"http://127.0.0.1:{port}", log=folder / "server.log", model_folder=model_folder)
-    process = start(server, port, arguments)
+    process = start(server, port, arguments, is_starved=is_starved)
     try:
         wait_until_ready(server, process)
         yield server
@@ -60,8 +65,11 @@ def model_in(folder: Path, model: str = "tiny") -> Path:
     return model_folder
 
 
-def start(server: Vllm, port: int, arguments: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    command = [str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
+def start(
+    server: Vllm, port: int, arguments: Sequence[str] = (), *, is_starved: bool = False
+) -> subprocess.Popen[bytes]:
+    command = ["taskset", "--cpu-list", "0,1"] if is_starved else []
+    command += [str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(server.model_folder), "--served-model-name", "tiny", "--load-format", "dummy"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
     command += arguments or [*[word for flag in FLAGS.items() for word in flag], "--no-enable-prefix-caching"]
@@ -70,7 +78,12 @@ def start(server: Vllm, port: int, arguments: Sequence[str] = ()) -> subprocess.
         # A process group of its own, so that all of it can be ended; not a session of its own: the
         # kernel's autogroup scheduling would let the engine starve its API front end on two cores.
         return subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            process_group=None if is_starved else 0,
+            start_new_session=is_starved,
         )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from loadtest.scenario import Limits
 from loadtest.search_result import Choice, Probe
 
 BRACKET_RATIO: Final = 1.25
@@ -34,6 +35,8 @@ class SearchPlan:
     """N_max -> the level to certify."""
     budget_s: float
     confidence: float = 0.95
+    limits: Limits = field(default_factory=Limits)
+    """Beside `q` a level must keep the error budget, and the most preemptions where that is set."""
     bracket_ratio: float = BRACKET_RATIO
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -17,7 +17,8 @@ from loadtest.conductor.search import Search
 from loadtest.conductor.search.course import PROBES_MAX, SearchPlan
 from loadtest.conductor.search.settle import has_settled
 from loadtest.reporter.buffer import safe_limit
-from loadtest.search_result import SearchResult
+from loadtest.scenario import Limits
+from loadtest.search_result import Probe, SearchResult
 
 Q = 0.05
 BUDGET_S = 3600.0
@@ -336,3 +337,61 @@ class AnyServer(RuleBasedStateMachine):
 
 TestAnyServer = AnyServer.TestCase
 TestAnyServer.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+
+def at_a_level(requests: int, *, limits: Limits | None = None) -> Search:
+    """Settled, with so many requests sent and not judged; 10 users."""
+    search = Search(replace(plan(10), limits=limits or Limits()), at_s=0.0)
+    search.settled(20.0)
+    for number in range(requests):
+        search.sent(str(number), 21.0)
+    return search
+
+
+def first_probe(search: Search) -> Probe:
+    search.tick(30.0)
+    (probe,) = search.so_far.probes
+    return probe
+
+
+def test_a_request_that_we_cut_short_is_neither_good_nor_bad_and_holds_nobody_up() -> None:
+    search = at_a_level(400)
+    search.dropped("0")
+    search.dropped("17")
+    for number in range(400):
+        search.judged(str(number), violates=False)
+    assert (first_probe(search).finding.n, first_probe(search).finding.k) == (398, 0)
+
+
+def test_a_request_that_was_judged_cannot_be_dropped() -> None:
+    search = at_a_level(400)
+    for number in range(400):
+        search.judged(str(number), violates=number < 3)
+    search.dropped("0")
+    assert (first_probe(search).finding.n, first_probe(search).finding.k) == (400, 3)
+
+
+@pytest.mark.parametrize(("failed", "verdict"), [(4, "PASS"), (5, "FAIL")])
+def test_a_level_that_fails_more_than_the_error_budget_does_not_hold(failed: int, verdict: str) -> None:
+    """Of 400 one in a hundred may fail, whatever share may be slow."""
+    search = at_a_level(400)
+    for number in range(400):
+        search.judged(str(number), violates=number < failed)
+    for number in range(failed):
+        search.failed(str(number))
+    probe = first_probe(search)
+    assert probe.verdict == verdict
+    if verdict == "FAIL":
+        assert probe.finding.because == "5 of 400 requests failed"
+
+
+@pytest.mark.parametrize(("most", "verdict"), [(None, "PASS"), (2.0, "PASS"), (1.9, "FAIL")])
+def test_a_level_with_more_preemptions_than_may_be_does_not_hold(most: float | None, verdict: str) -> None:
+    search = at_a_level(400, limits=Limits(preemptions_max_per_100_requests=most))
+    for number in range(400):
+        search.judged(str(number), violates=False)
+    search.preempted(8.0)
+    probe = first_probe(search)
+    assert probe.verdict == verdict
+    if verdict == "FAIL":
+        assert probe.finding.because == "2 preemptions in 100 requests, at most 1.9 allowed"
