@@ -63,6 +63,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/twin_speed.py
 	$(BIN)/python benchmarks/metrics_page.py
 	$(BIN)/python benchmarks/rows.py
+	$(BIN)/python benchmarks/memory.py --seconds 60
 
 image:
 	$(CONTAINER_TOOL) build --file docker/Dockerfile --tag ullage:0.1.0 .
