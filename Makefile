@@ -28,7 +28,7 @@ demo: .venv/installed
 # what computes, two at a time; what mostly waits, two at a time; journeys alone, because they judge the client
 define RUN_TESTS
 	$(BIN)/pytest -n 2 tests/estimator tests/laws tests/loadtest tests/dashboards tests/docker
-	$(BIN)/pytest -n 2 --dist loadfile tests/faults
+	$(BIN)/pytest -n 2 --dist loadfile tests/faults tests/processes
 	$(BIN)/pytest tests/journeys
 	@touch .tests-passed
 endef
@@ -63,6 +63,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/twin_speed.py
 	$(BIN)/python benchmarks/metrics_page.py
 	$(BIN)/python benchmarks/rows.py
+	$(BIN)/python benchmarks/memory.py --seconds 60
 
 image:
 	$(CONTAINER_TOOL) build --file docker/Dockerfile --tag ullage:0.1.0 .

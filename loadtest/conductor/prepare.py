@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import platform
 import re
-import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +19,7 @@ from estimator.errors import EXIT_USAGE, PlainError
 from estimator.spec import EngineName
 from loadtest.access import USERS_CAP, require_below_cap, require_consent
 from loadtest.audit import Check, exit_code
-from loadtest.conductor.audit.host_audit import SPARE_FILE_DESCRIPTORS
+from loadtest.conductor.audit.descriptors import reserve_descriptors
 from loadtest.conductor.fitting import fitted_to
 from loadtest.conductor.plan import plan_stages
 from loadtest.conductor.pool import counted_pool, kv_pool_from_metrics
@@ -103,11 +102,9 @@ def prepare_run(request: RunRequest, audit: Audit | None = None) -> PreparedRun:
     try:
         key = read_api_key(variable=request.origin.access.api_key_variable)
         plan = plan_run(request, key)
-        _reserve_file_descriptors(plan.users_max)
+        _refuse_red([reserve_descriptors(plan.users_max)])
         checks = () if audit is None else audit(plan, key)
-        red = [check for check in checks if check.level == "red"]
-        if red:
-            raise PreflightError("; ".join(check.sentence for check in red), exit_code=exit_code(red))
+        _refuse_red(checks)
         return _open_folder(plan, checks)
     except PlainError as error:
         raise PreflightError(str(error), exit_code=error.exit_code) from error
@@ -206,16 +203,10 @@ def _require_same_pool(shown: KvPool | None, computed: KvPool | None) -> None:
         )
 
 
-def _reserve_file_descriptors(users: int) -> None:
-    needed = users + SPARE_FILE_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise PreflightError(
-            f"{users} users need {needed} file descriptors and this process may open {hard}: raise ulimit -n"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+def _refuse_red(checks: Iterable[Check]) -> None:
+    red = [check for check in checks if check.level == "red"]
+    if red:
+        raise PreflightError("; ".join(check.sentence for check in red), exit_code=exit_code(red))
 
 
 def _open_folder(plan: PlannedRun, checks: tuple[Check, ...]) -> PreparedRun:
