@@ -11,8 +11,9 @@ import click
 from estimator.errors import PlainError
 from loadtest.access import NO_AUDIT_VARIABLE
 from loadtest.cli.access_flags import access_flags, access_from, allow_public_host_flag, users_cap_flag
+from loadtest.cli.limit_flags import GoodputCommand, limit_flags, limits_asked
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import Scenario, SoakAsked, parse_scenario, read_scenario, soaking
+from loadtest.scenario import Scenario, SoakAsked, limited, parse_scenario, read_scenario, soaking
 
 PATH = click.Path(path_type=Path)
 SAFE = "safe"
@@ -22,7 +23,7 @@ class SoakError(PlainError):
     """What was asked of the soak cannot be done: one sentence that names the fix."""
 
 
-@click.command()
+@click.command(cls=GoodputCommand)
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), required=True, help="How long.")
 @click.option(
     "--users", default=SAFE, show_default=True, help="How many at once, or `safe`: what --run signed."
@@ -45,6 +46,7 @@ class SoakError(PlainError):
     help="Seconds without load after the last answer. Default: 60, or a fifth of --dip-every.",
 )
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Load workers.")
+@limit_flags
 @access_flags
 @allow_public_host_flag
 @users_cap_flag
@@ -65,7 +67,9 @@ def soak(**options: Any) -> None:
     access = access_from(options)
     done = sign_off(
         SignoffRequest(
-            scenario=soaking(_scenario(options, signed), _asked(options, signed)),
+            scenario=soaking(
+                limited(_scenario(options, signed), limits_asked(options)), _asked(options, signed)
+            ),
             host=options["host"] or (None if manifest is None else manifest.host),
             engine=options["engine"] or ("vllm" if manifest is None else manifest.engine),
             model=options["model"] or (None if manifest is None else manifest.model),

@@ -11,7 +11,6 @@ import jinja2
 
 from loadtest.reporter.attribution import held_sentences
 from loadtest.reporter.audit_text import audit_facts
-from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.charts import draw_charts
 from loadtest.reporter.innocence import PARKED_RATIO
 from loadtest.reporter.lines import client, gap, observed, predicted, signed
@@ -106,7 +105,7 @@ def json_page(verdict: Verdict, manifest: Manifest) -> str:
         "model": manifest.model,
         "versions": dict(manifest.versions),
         "seed": manifest.scenario.get("seed"),
-        "buffer_ratio": BUFFER_RATIO,
+        "buffer_ratio": verdict.buffer_ratio,
         "is_unverified": manifest.origin.is_unverified,
         "audit": [dataclasses.asdict(check) for check in manifest.audit],
     }
@@ -188,7 +187,7 @@ def _arithmetic(verdict: Verdict) -> str:
     known = ", ".join(f"{name} {value}" for name, value in named if value is not None)
     unknown = ", ".join(name for name, value in named if value is None)
     rest = f" Not known or not set: {unknown}." if unknown else ""
-    return f"N_safe = floor({1 - BUFFER_RATIO:g} x min({known})) = {verdict.n_safe}.{rest}"
+    return f"N_safe = floor({1 - verdict.buffer_ratio:g} x min({known})) = {verdict.n_safe}.{rest}"
 
 
 def stage_rows(observation: Observation) -> list[Row]:

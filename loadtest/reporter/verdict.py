@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from estimator.capacity import Prediction
-from loadtest.reporter.buffer import safe_limit
+from loadtest.reporter.buffer import buffer_of, safe_limit
 from loadtest.reporter.innocence import counting
 from loadtest.reporter.observation import Observation, StageObservation, Wall
 from loadtest.reporter.searched import certified, conclusion
@@ -37,14 +37,20 @@ class Verdict:
     prediction: Prediction | None
     observation: Observation
 
+    @property
+    def buffer_ratio(self) -> float:
+        return buffer_of(self.observation.limits.buffer_ratio)
+
 
 def judge(prediction: Prediction | None, observation: Observation) -> Verdict:
-    """N_safe = floor(0.8 x min(N_kv, N_slots, N_slo, N_max)); PASS needs it proven, not only seen."""
+    """N_safe = floor((1 - buffer) x min(the limits)); PASS needs it proven, not only seen."""
     n_kv = None if prediction is None else prediction.n_kv
     n_slots = None if prediction is None else prediction.n_slots
     found = observation.search
     if found is None:
-        n_safe = safe_limit(n_kv, n_slots, observation.n_slo, observation.n_max)
+        n_safe = safe_limit(
+            n_kv, n_slots, observation.n_slo, observation.n_max, buffer_ratio=observation.limits.buffer_ratio
+        )
         evidence = _evidence(observation, n_safe)
     else:  # the level that was certified
         n_safe = found.n_safe

@@ -32,6 +32,9 @@ class Limits:
     By requests, not by time: it is the share of the work that is thrown away, whatever the server's pace.
     """
 
+    buffer_ratio: float | None = None
+    """What of the smallest limit is kept in reserve; None: 20%."""
+
     @property
     def violations_max_ratio(self) -> float:
         """Share of requests that may violate: 0.05 for p95. Rounded, or 1 - 0.9 would refuse one in ten."""
@@ -50,6 +53,11 @@ class Limits:
         require(
             0.0 <= self.failures_max_ratio < 1.0,
             f"limits.failures_max_ratio must be from 0 to below 1, got {self.failures_max_ratio}",
+        )
+        reserve = self.buffer_ratio
+        require(
+            reserve is None or 0.0 <= reserve < 1.0,
+            f"limits.buffer_ratio must be from 0 to below 1, such as 0.2, got {reserve}",
         )
         most = self.preemptions_max_per_100_requests
         require(
