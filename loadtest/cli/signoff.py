@@ -14,6 +14,7 @@ from estimator.spec import SpecError
 from loadtest.access import NO_AUDIT_VARIABLE
 from loadtest.cli.access_flags import access_flags, access_from, allow_public_host_flag, users_cap_flag
 from loadtest.cli.engine_flags import engine_flags, single
+from loadtest.cli.telemetry_flags import telemetry_flags, telemetry_from
 from loadtest.conductor.signoff import SignoffRequest, sign_off
 from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
 
@@ -32,6 +33,7 @@ PATH = click.Path(path_type=Path)
 )
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Load workers.")
 @access_flags
+@telemetry_flags
 @allow_public_host_flag
 @users_cap_flag
 @click.option(
@@ -81,6 +83,7 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
         access=access_from(options),
         users_cap=options["users_cap"],
         allow_public_host=options["allow_public_host"],
+        telemetry=telemetry_from(options),
         audits=not options["no_audit"],
     )
 

@@ -150,6 +150,7 @@ def restarts(samples: Iterable[Sample]) -> list[Restart]:
     return [
         Restart(at_ns=after.at_ns, where=name)
         for name, looks in by_target.items()
+        if not takes_turns(looks)
         for before, after in pairwise(looks)
         if before.signals["process_start_time_seconds"] != after.signals["process_start_time_seconds"]
     ]

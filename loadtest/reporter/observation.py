@@ -9,6 +9,7 @@ from typing import Literal
 from loadtest.scenario import Limits
 from loadtest.search_result import SearchResult
 from loadtest.sequential.trend import Slope
+from loadtest.reporter.uneven import Uneven
 
 Series = tuple[tuple[float, float], ...]
 """Points of (seconds since the run's first stage, value)."""
@@ -136,6 +137,8 @@ class StageObservation:
     prefix_hit_ratio: float | None = None
     """Share of the prompt tokens looked up in the prefix cache that were found there."""
     first_tokens: FirstTokens | None = None
+    uneven: Uneven | None = None
+    """Where some engines were full while others had room."""
     output_tokens_per_s_error: float | None = None
     """Standard error of the mean token rate, from batches of the window."""
 

@@ -26,7 +26,7 @@ def plan(target: str) -> ScrapePlan:
 
 
 def test_the_loaded_servers_page_is_reached_as_the_load_reaches_it() -> None:
-    target = plan("https://llm.example:8443").target
+    target = plan("https://llm.example:8443").targets[0]
     assert target.origin.access == ACCESS
     assert target.key is not None
     assert target.key.header() == ("Authorization", "Bearer sk-CANARY")
@@ -36,4 +36,4 @@ def test_the_loaded_servers_page_is_reached_as_the_load_reaches_it() -> None:
     "elsewhere", ["https://metrics.example:8443", "https://llm.example:9090", "http://llm.example:8443"]
 )
 def test_a_page_of_another_origin_gets_no_key(elsewhere: str) -> None:
-    assert plan(elsewhere).target.key is None
+    assert plan(elsewhere).targets[0].key is None
