@@ -15,6 +15,7 @@ from loadtest.records import Event, Sample, SampleSource
 from loadtest.reporter.latency import NEEDED, succeeded, tpot_s, ttft_s
 from loadtest.reporter.observation import Window
 from loadtest.reporter.stages import windows
+from loadtest.reporter.turns import takes_turns
 from loadtest.request_table import RequestTable
 
 MINUTE_NS: Final = 60_000_000_000

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from loadtest.reporter.uneven import Uneven
 from loadtest.scenario import Limits
 from loadtest.search_result import SearchResult
 from loadtest.sequential.trend import Slope
-from loadtest.reporter.uneven import Uneven
 
 Series = tuple[tuple[float, float], ...]
 """Points of (seconds since the run's first stage, value)."""

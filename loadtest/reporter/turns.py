@@ -1,7 +1,7 @@
 """Does one process answer /metrics, or several in turn, each with counts of its own? Pure.
 
-A server that restarts begins its counters again once; processes behind one port alternate: what fell is back at
-once, or a process that had gone by its start time answers again.
+A server that restarts begins its counters again once; processes behind one port alternate: what fell is back
+at once, or a process that had gone by its start time answers again.
 """
 
 from __future__ import annotations

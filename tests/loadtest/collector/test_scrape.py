@@ -306,7 +306,7 @@ from loadtest.origin import parse_origin
 from loadtest.run_folder import RunFolder
 
 plan = scrape.ScrapePlan(
-    target=PageTarget(origin=parse_origin(sys.argv[2]), engine="vllm"),
+    targets=(PageTarget(origin=parse_origin(sys.argv[2]), engine="vllm"),),
     interval_s=0.05,
     open_gpus=threading.Event().wait,
 )
