@@ -43,6 +43,7 @@ SCENARIO: Final = {
 }
 STREAMS: Final = 4
 """Requests in flight at each twin: enough for every histogram, little for the machine."""
+LOCUST_SAID: Final = "locust.txt"
 READY_S: Final = 30.0
 
 
@@ -71,6 +72,9 @@ class Scene:
         self.signed.shutdown()
         self.signed.server_close()
         if self.load_test is not None:
+            if self.load_test.poll() is not None:
+                said = (self.folder / LOCUST_SAID).read_text("utf-8")
+                print(f"the load test ended by itself: {said[-500:]}", file=sys.stderr)
             _end(self.load_test)
             self.load_test = None
 
@@ -139,8 +143,9 @@ def _load_test(folder: Path, twin_port: int, exporter_port: int) -> subprocess.P
     command = [sys.executable, "-m", "locust", "-f", str(FOLDER.parent / "loadtest/qwen.py"), "--no-audit"]
     command += ["--host", f"http://127.0.0.1:{twin_port}", "--scenario", "watched.yaml"]
     command += ["--autostart", "--web-host", "127.0.0.1", "--web-port", str(free_port())]
-    command += ["--exporter-port", str(exporter_port), "--logfile", "locust.log", "--only-summary"]
-    return subprocess.Popen(command, text=True, cwd=folder, env=_environ(), stdout=subprocess.DEVNULL)
+    command += ["--exporter-port", str(exporter_port), "--only-summary"]
+    with (folder / LOCUST_SAID).open("w", encoding="utf-8") as said:
+        return subprocess.Popen(command, text=True, cwd=folder, env=_environ(), stdout=said, stderr=said)
 
 
 def _environ() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Grafana's own types know every key of the boards: a misspelt one would not survive being read and written."""
+"""Grafana's own types know every key of the boards: a misspelt one does not survive a round trip."""
 
 from __future__ import annotations
 
