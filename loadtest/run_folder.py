@@ -23,6 +23,7 @@ from loadtest.records import Row, StreamCounts
 from loadtest.row_file import Damage, RowWriter, is_locked, read_rows
 from loadtest.search_result import SearchResult
 from loadtest.segments import SEALED_SUFFIX, SegmentWriter, next_path
+from loadtest.telemetry import Telemetry
 from loadtest.textbook_facts import TextbookFacts
 
 FORMAT: Final = 1
@@ -82,6 +83,8 @@ class Manifest:
     users_cap: int = USERS_CAP
     audit: tuple[Check, ...] = ()
     """What the audit before the load found; empty when it was left out."""
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    """Where server and GPUs are watched."""
     textbook: TextbookFacts | None = None
     """What the textbook and the ledger said; None where no model and GPU were named."""
     named: NamedServer | None = None

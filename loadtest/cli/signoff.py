@@ -22,6 +22,7 @@ from loadtest.cli.access_flags import (
 )
 from loadtest.cli.engine_flags import engine_flags, engine_from, single
 from loadtest.cli.limit_flags import GoodputCommand, limit_flags, limits_asked
+from loadtest.cli.telemetry_flags import telemetry_flags, telemetry_from
 from loadtest.conductor.signoff import SignedOff, SignoffRequest, sign_off
 from loadtest.named_server import NamedServer, is_simulated
 from loadtest.run_folder import RunFolder
@@ -48,6 +49,7 @@ PATH = click.Path(path_type=Path)
 @limit_flags
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Load workers.")
 @access_flags
+@telemetry_flags
 @allow_public_host_flag
 @users_cap_flag
 @click.option(
@@ -125,6 +127,7 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
         access=access_from(options),
         users_cap=options["users_cap"],
         allow_public_host=options["allow_public_host"],
+        telemetry=telemetry_from(options),
         audits=not options["no_audit"],
     )
 

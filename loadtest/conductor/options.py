@@ -33,6 +33,13 @@ from loadtest.scenario import (
     soaking,
 )
 from loadtest.scenario.reading import counted_with
+from loadtest.telemetry import (
+    GPU_METRICS_URL_VARIABLE,
+    METRICS_URL_VARIABLE,
+    PROMETHEUS_SELECTOR_VARIABLE,
+    PROMETHEUS_VARIABLE,
+    telemetry_of,
+)
 
 if TYPE_CHECKING:  # Locust patches the process that imports it
     from locust.argument_parser import LocustArgumentParser
@@ -92,6 +99,7 @@ def add_options(parser: LocustArgumentParser, engine: EngineName, scenario: Path
         help=f"Our Prometheus metrics, on loopback. 0: a free port, '': none. Default: {EXPORTER_PORT}",
     )
     _add_limit_options(group)
+    _add_telemetry_options(group)
     _add_access_options(group)
 
 
@@ -122,6 +130,33 @@ def _add_limit_options(group: Any) -> None:
     }.items():
         variable = f"ULLAGE_{flag.strip('-').replace('-', '_').upper()}"
         group.add_argument(flag, type=float, default=None, env_var=variable, help=says)
+
+
+def _add_telemetry_options(group: Any) -> None:
+    group.add_argument(
+        "--metrics-url",
+        default="",
+        env_var=METRICS_URL_VARIABLE,
+        help="Metrics pages of all replicas behind the host, with commas between. Default: its /metrics",
+    )
+    group.add_argument(
+        "--gpu-metrics-url",
+        default="",
+        env_var=GPU_METRICS_URL_VARIABLE,
+        help="Pages of GPU exporters (DCGM, nvidia_gpu_exporter, AMD), with commas between",
+    )
+    group.add_argument(
+        "--prometheus",
+        default="",
+        env_var=PROMETHEUS_VARIABLE,
+        help="Base URL of a Prometheus that scrapes the server: it is asked, and no page is scraped",
+    )
+    group.add_argument(
+        "--prometheus-selector",
+        default="",
+        env_var=PROMETHEUS_SELECTOR_VARIABLE,
+        help="Label matchers of this run's servers there. Default: those that show the model",
+    )
 
 
 def _add_access_options(group: Any) -> None:
@@ -192,6 +227,12 @@ def run_as_asked(options: Namespace, host: str, users: int | None) -> PreparedRu
             processes=_processes(options),
             users_cap=options.users_cap,
             allow_public_host=options.allow_public_host,
+            telemetry=telemetry_of(
+                [options.metrics_url],
+                [options.gpu_metrics_url],
+                options.prometheus,
+                options.prometheus_selector,
+            ),
         ),
         audit=None if options.no_audit else audit_before_load,
     )

@@ -9,7 +9,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,11 +26,13 @@ from loadtest.conductor.pool import counted_pool, kv_pool_from_metrics
 from loadtest.conductor.search import SearchPlan
 from loadtest.conductor.search_plan import plan_search
 from loadtest.conductor.server_facts import ServedModel, ServerFacts, read_server
+from loadtest.conductor.telemetry_facts import shown_elsewhere
 from loadtest.conductor.tokenizer import Tokenizer
 from loadtest.named_server import NamedServer
 from loadtest.origin import ApiKey, Origin, read_api_key
 from loadtest.run_folder import Manifest, PlannedStage, RunFolder, RunFolderError
 from loadtest.scenario import Scenario, parse_scenario, scenario_body
+from loadtest.telemetry import Telemetry
 from loadtest.textbook_facts import TextbookFacts
 
 
@@ -65,6 +67,7 @@ class RunRequest:
     processes: int = 1
     users_cap: int = USERS_CAP
     allow_public_host: bool = False
+    telemetry: Telemetry = field(default_factory=Telemetry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,7 @@ def plan_run(request: RunRequest, key: ApiKey | None) -> PlannedRun:
     require_consent(request.origin.host, allowed=request.allow_public_host)
     facts = read_server(request.origin, key)
     served = served_model(request.origin, request.engine, request.model, facts)
+    facts = shown_elsewhere(request.telemetry, request.engine, served.name, request.origin, facts)
     tokenizer = Tokenizer(origin=request.origin, key=key, model=served.name, engine=request.engine)
     request = replace(request, scenario=fitted_to(request.scenario, tokenizer, facts.models))
     prediction = _prediction(request, facts, served)
@@ -229,6 +233,7 @@ def _open_folder(plan: PlannedRun, checks: tuple[Check, ...]) -> PreparedRun:
         access=request.origin.access,
         users_cap=request.users_cap,
         audit=checks,
+        telemetry=request.telemetry,
         textbook=request.textbook,
         named=request.named,
     )

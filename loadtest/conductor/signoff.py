@@ -29,6 +29,7 @@ from loadtest.records import Event
 from loadtest.row_file import Damage, read_rows
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario, limits_text
+from loadtest.telemetry import Telemetry
 from loadtest.textbook_facts import TextbookFacts
 
 LOCUSTFILES: Final = {"vllm": "qwen.py", "lmdeploy": "qwen_lmdeploy.py"}
@@ -56,6 +57,7 @@ class SignoffRequest:
     access: Access = field(default_factory=Access)
     users_cap: int = USERS_CAP
     allow_public_host: bool = False
+    telemetry: Telemetry = field(default_factory=Telemetry)
     audits: bool = True
     """Look at this machine and at one answer before the load."""
 
@@ -100,6 +102,7 @@ def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[
             processes=request.processes,
             users_cap=request.users_cap,
             allow_public_host=request.allow_public_host,
+            telemetry=request.telemetry,
         ),
         audit=audit_before_load if request.audits else None,
     )

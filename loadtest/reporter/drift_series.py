@@ -16,6 +16,7 @@ from loadtest.records import Event, Sample, SampleSource
 from loadtest.reporter.latency import NEEDED, succeeded, tpot_s, ttft_s
 from loadtest.reporter.observation import Window
 from loadtest.reporter.stages import windows
+from loadtest.reporter.turns import takes_turns
 from loadtest.request_table import RequestTable
 
 MINUTE_NS: Final = 60_000_000_000
@@ -197,6 +198,7 @@ def restarts(samples: Iterable[Sample]) -> list[Restart]:
     return [
         Restart(at_ns=after.at_ns, where=name)
         for name, looks in by_target.items()
+        if not takes_turns(looks)
         for before, after in pairwise(looks)
         if before.signals["process_start_time_seconds"] != after.signals["process_start_time_seconds"]
     ]

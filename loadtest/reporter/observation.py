@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from loadtest.reporter.uneven import Uneven
 from loadtest.scenario import Limits
 from loadtest.search_result import SearchResult
 from loadtest.sequential.trend import Slope
@@ -140,6 +141,8 @@ class StageObservation:
     prefix_hit_ratio: float | None = None
     """Share of the prompt tokens looked up in the prefix cache that were found there."""
     first_tokens: FirstTokens | None = None
+    uneven: Uneven | None = None
+    """Where some engines were full while others had room."""
     output_tokens_per_s_error: float | None = None
     """Standard error of the mean token rate, from batches of the window."""
 

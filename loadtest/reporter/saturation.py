@@ -41,6 +41,7 @@ from loadtest.reporter.token_audit import (
     token_notes,
     usage_lies,
 )
+from loadtest.reporter.turns import SENTENCE, takes_turns
 from loadtest.reporter.validity import broken_off, counts_disagree, server_death
 from loadtest.reporter.walls import client_health, halted, name_wall
 from loadtest.results import RunRows
@@ -81,7 +82,8 @@ def observe(
     elif death is not None:
         invalid = f"{death}; {_last_good(earlier)}"
     else:
-        invalid = counts_disagree(rows.requests, engine) or usage_lies(audit)
+        in_turn = SENTENCE if takes_turns(engine) else None
+        invalid = in_turn or counts_disagree(rows.requests, engine) or usage_lies(audit)
     spoiled = client_wall(by_users, n_max, broken) if found is None else client_wall_of_search(stages, found)
     wall = (None if gave_up or death else halted(stages)) or (
         Wall(name="invalid", evidence=invalid)

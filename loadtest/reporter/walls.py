@@ -213,6 +213,7 @@ def _engine_walls(broken: StageObservation, slots: int | None) -> Iterator[Wall]
     at = _at(broken)
     usage, running = broken.kv_usage_max_ratio, broken.running_max
     full = "" if usage is None else f", KV cache {usage:.0%} full"
+    full += "" if broken.uneven is None else f", {broken.uneven}"
     # An engine preempts for one reason only: no free block. A look each second may miss the moment.
     if broken.preemptions:
         yield Wall(name="kv", evidence=f"{broken.preemptions:.0f} preemptions {at}{full}")
