@@ -56,7 +56,9 @@ def framed(data: str) -> bytes:
 
 def said(stream: int, delta: str, finish: str = "null") -> bytes:
     choice = f'{{"index":0,"delta":{{{delta}}},"logprobs":null,"finish_reason":{finish},"token_ids":null}}'
-    head = f'"id":"chatcmpl-{stream:016x}","object":"chat.completion.chunk","created":1795236677,"model":"tiny"'
+    head = (
+        f'"id":"chatcmpl-{stream:016x}","object":"chat.completion.chunk","created":1795236677,"model":"tiny"'
+    )
     return framed(f'{{{head},"choices":[{choice}]}}')
 
 
