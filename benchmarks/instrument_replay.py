@@ -1,8 +1,8 @@
-"""What a read and a request cost the load client in Python, without sockets: answers of vLLM's form replayed.
+"""What a read and a request cost the load client in Python: answers of vLLM's form, without sockets.
 
-`python benchmarks/instrument_replay.py [--streams 500 --best-of 7]`. Times are the process's own CPU, the best of
-several rounds, so that other work on the machine matters less; the kernel's part is not in them. The streams
-take turns, as on a wire: what one keeps has left the processor's cache when its next read comes.
+`python benchmarks/instrument_replay.py [--streams 500 --best-of 7]`. Times are the process's own CPU, the
+best of several rounds, so that other work on the machine matters less; the kernel's part is not in them. The
+streams take turns, as on a wire: what one keeps has left the processor's cache when its next read comes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def said(stream: int, delta: str, finish: str = "null") -> bytes:
     head = (
         f'"id":"chatcmpl-{stream:016x}","object":"chat.completion.chunk","created":1795236677,"model":"tiny"'
     )
-    return framed(f'{{{head},"choices":[{choice}]}}')
+    return framed(f'{{{head},"model":"tiny","choices":[{choice}]}}')
 
 
 def last(stream: int) -> bytes:
@@ -68,8 +68,8 @@ def last(stream: int) -> bytes:
 
 
 def heard(texts: Sequence[str], streams: int) -> tuple[float, list[Attempt]]:
-    """CPU microseconds of a read that carries one token, and the attempts that took such reads to their end."""
-    dice = random.Random(1)  # noqa: S311
+    """CPU microseconds of a read of one token, and the attempts that took such reads to their end."""
+    dice = random.Random(1)
     attempts = [Attempt(reused=False) for _ in range(streams)]
     for stream, one in enumerate(attempts):
         one.take(HEAD + said(stream, '"role":"assistant","content":""') + said(stream, '"content":"a"'), 1)
@@ -145,7 +145,7 @@ def steps(desk: Desk, user: ChatUser, attempt: Attempt) -> dict[str, Callable[[]
         "the ended row, with the three above": lambda: ended_row(desk, turn, due, exchange),
         "row written": lambda: desk.rows.append(record),
         "watchdog": lambda: desk.watchdog.ended(record),
-        "Locust told": lambda: user._tell_locust(record),
+        "Locust told": lambda: user._tell_locust(record),  # noqa: SLF001
     }
 
 
@@ -170,7 +170,7 @@ def main() -> None:
         runs = [heard(texts, args.streams) for _ in range(args.best_of)]
         print(f"a read of one token, {language}: {min(us for us, _ in runs):.2f} us")
     attempt = runs[0][1][0]
-    dice = random.Random(2)  # noqa: S311  (a gap is never the same twice)
+    dice = random.Random(2)  # a gap is never the same twice
     times_ns = (int((100 + 20 * n + dice.gauss(0, 0.3)) * 1e6) for n in range(TOKENS))
     attempt.reply.token_ns = array("q", times_ns)
     with tempfile.TemporaryDirectory() as folder:
