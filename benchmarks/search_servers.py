@@ -84,8 +84,8 @@ def random_server(seed: int) -> KnownServer:
 def _narrow(prompt: int, output: int) -> Workload:
     """All requests nearly alike. Were they quite alike, the server would have no one limit to be known.
 
-    Who started when would decide who waits, for ever: the same users break the limit in half of their requests
-    or in none, as they began.
+    Who started when would decide for ever who waits: the same users break the limit with half of their
+    requests or with none, as they began.
     """
     return Workload(
         input_tokens=Lengths(kind="uniform", min=prompt * 3 // 4, max=prompt * 5 // 4),

@@ -152,6 +152,13 @@ def test_a_level_that_passes_above_a_failed_one_is_tried_again_with_it() -> None
     assert result.n_max == 100
 
 
+def test_the_look_above_is_left_out_where_that_level_failed_already() -> None:
+    result = searched(cliff(15), plan(15))
+    assert result.breaks == 16
+    assert [p.users for p in result.probes if p.users == 16] == [16]
+    assert not any(p.choice.role == "above" for p in result.probes)
+
+
 def test_a_failed_certification_is_the_verdict() -> None:
     search = Search(plan(100), at_s=0.0)
     load = Load(search, cliff(100))
@@ -245,8 +252,8 @@ def test_a_plan_starts_within_its_range(start: int, users_max: int) -> None:
 
 def test_a_level_settles_after_the_change_has_passed() -> None:
     flat = [0.1] * 50
-    assert not has_settled(19.0, 1.0, flat)
-    assert has_settled(20.0, 1.0, flat)
+    assert not has_settled(9.0, 1.0, flat)
+    assert has_settled(10.0, 1.0, flat)
     assert not has_settled(29.0, 20.0, flat)
     rising = [0.01 * i for i in range(50)]
     assert not has_settled(30.0, 20.0, rising)
