@@ -9,7 +9,7 @@ from loadtest.sequential import Answer, Certificate, RatioTest, design_effect, w
 
 VERDICTS: Final[dict[Answer, LevelVerdict]] = {"good": "PASS", "bad": "FAIL", "unknown": "INCONCLUSIVE"}
 CLEAN, VIOLATES, PENDING = 0, 1, 2
-ROUNDS_HEARD: Final = 4
+ROUNDS_HEARD: Final = 3
 """Requests from each user: those of one round share the state of one cache, however many they are."""
 OVERWHELMING_ROUNDS: Final = 0.5
 """So many violations fail a level before its rounds are over: a cache full once hits less of a round."""
