@@ -93,7 +93,7 @@ class SearchAsked:
     """None: the predicted limit."""
     users_max: int | None = None
     """None: four times the first level. A search that gets there reports a lower bound."""
-    settle_min_s: float = 20.0
+    settle_min_s: float = 10.0
     """A level is not judged sooner, however short its requests are."""
 
     def __post_init__(self) -> None:

@@ -91,7 +91,7 @@ def next_choice(plan: SearchPlan, probes: Sequence[Probe], *, may_search: bool) 
     if not by_role["certify"]:
         return _certify(bracket, safe) if safe > 0 else None
     if not by_role["above"]:
-        return _above(plan, bracket)
+        return _above(plan, bracket, probes)
     return _repeat(probes, by_role["above"][0], len(by_role["repeat"]))
 
 
@@ -120,9 +120,10 @@ def _certify(bracket: Bracket, safe: int) -> Choice:
     )
 
 
-def _above(plan: SearchPlan, bracket: Bracket) -> Choice | None:
+def _above(plan: SearchPlan, bracket: Bracket, probes: Sequence[Probe]) -> Choice | None:
+    """None where that level has failed already: it was looked at."""
     users = max(bracket.holds + 1, math.ceil(bracket.holds * RESOLUTION))
-    if users > plan.users_max:
+    if users > plan.users_max or any(p.users == users and p.verdict == "FAIL" for p in probes):
         return None
     return Choice(users=users, role="above", why=f"one step above {bracket.holds}: does it really end there?")
 

@@ -12,6 +12,10 @@ from loadtest.violations import failure_fault, preemption_fault
 
 VERDICTS: Final[dict[Answer, LevelVerdict]] = {"good": "PASS", "bad": "FAIL", "unknown": "INCONCLUSIVE"}
 CLEAN, VIOLATES, PENDING, DROPPED = 0, 1, 2, 3
+ROUNDS_HEARD: Final = 3
+"""Requests from each user: those of one round share the state of one cache, however many they are."""
+OVERWHELMING_ROUNDS: Final = 0.5
+"""So many violations fail a level before its rounds are over: a cache full once hits less of a round."""
 
 
 class Cohort:
@@ -76,11 +80,12 @@ def find(cohort: Cohort, *, users: int, q: float, confidence: float) -> Finding 
     """The sequential test of a level; None: go on. At its truncation the exact test has the last word."""
     oldest = cohort.oldest
     test = RatioTest(q=q, design_effect=design_effect(oldest))
+    requests_min = ROUNDS_HEARD * users
     failed = _failed(cohort, test)
-    if failed is not None:
+    if failed is not None and (failed.n >= requests_min or failed.k >= OVERWHELMING_ROUNDS * users):
         return failed
     n, k = len(oldest), sum(oldest)
-    if n >= users and test.answer(n, k) == "good":
+    if n >= requests_min and test.answer(n, k) == "good":
         return Finding(
             verdict="PASS",
             n=n,
@@ -88,7 +93,7 @@ def find(cohort: Cohort, *, users: int, q: float, confidence: float) -> Finding 
             design_effect=test.design_effect,
             because=f"{k} of {n} requests violate: rather {q / 2:.2%} than {2 * q:.0%}",
         )
-    if n < max(test.requests_max, users):
+    if n < max(test.requests_max, requests_min):
         return None
     evidence = weigh(oldest, q=q, confidence=confidence)
     return Finding(

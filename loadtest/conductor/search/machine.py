@@ -26,12 +26,9 @@ from loadtest.conductor.search.course import (
     first_failed_below,
     next_choice,
 )
-from loadtest.conductor.search.level import Cohort, cut_short, find, find_signed, within
+from loadtest.conductor.search.level import ROUNDS_HEARD, Cohort, cut_short, find, find_signed, within
 from loadtest.search_result import Choice, Finding, LevelVerdict, Probe, SearchResult
 from loadtest.sequential import Certificate
-
-ROUNDS_SIGNED = 3
-"""Requests from each user that a certification hears at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +120,7 @@ class Search:
         if choice.role != "certify":
             finding = find(self._cohort, users=choice.users, q=plan.q, confidence=plan.confidence)
         else:
-            requests_min = ROUNDS_SIGNED * choice.users
+            requests_min = ROUNDS_HEARD * choice.users
             certificate = Certificate(q=plan.q, confidence=plan.confidence, requests_min=requests_min)
             finding = find_signed(self._cohort, certificate)
         return None if finding is None else within(finding, self._cohort, plan.limits)
