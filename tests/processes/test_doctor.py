@@ -27,7 +27,7 @@ input_tokens: {kind: constant, tokens: 64}
 output_tokens: {kind: constant, tokens: 16}
 settle_s: 0.5
 spawn_rate_per_s: 50
-stages: [{users: 8, hold_s: 4}]
+stages: [{users: 8, hold_s: 7}]
 """
 
 
