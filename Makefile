@@ -7,7 +7,7 @@ SCENARIO ?= configs/scenarios/qwen-chat.yaml
 
 SOURCES := $(shell find estimator loadtest tests benchmarks configs dashboards docker docs pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help demo test check lint types layers vllm validate bench dashboards dashboards-check image image-check fix clean
+.PHONY: help demo test check lint types layers vllm validate bench dashboards dashboards-check dashboards-pictures image image-check fix clean
 
 help:
 	@echo "make demo     predict, load, observe and sign against the simulated server (under 3 minutes)"
@@ -20,6 +20,7 @@ help:
 	@echo "make image-check  the same without daemon or registry, tried out (root, mmdebstrap and buildah; 10 minutes)"
 	@echo "make dashboards       write dashboards/*.json again from Python"
 	@echo "make dashboards-check ask a real Prometheus everything the boards ask (1 minute, part of check)"
+	@echo "make dashboards-pictures  the boards as pictures (10 minutes; node, npm, chromium, Prometheus)"
 	@echo "make fix      format and mend what can be mended by machine"
 
 demo: .venv/installed
@@ -81,6 +82,9 @@ dashboards: .venv/installed
 dashboards-check: .venv/installed
 	$(BIN)/python -B dashboards/generate.py --check
 	@dashboards/check.sh $(BIN)/python
+
+dashboards-pictures: .venv/installed
+	$(BIN)/python -B dashboards/photograph.py
 
 fix: .venv/installed
 	$(BIN)/ruff format .

@@ -56,7 +56,7 @@ class Scene:
     folder: Path
     exporter_port: int
     twins: dict[str, tuple[int, subprocess.Popen[str]]]
-    signed: ThreadingHTTPServer
+    signed: ThreadingHTTPServer | None
     load_test: subprocess.Popen[str] | None = None
 
     def restart(self, engine: str) -> None:
@@ -64,13 +64,18 @@ class Scene:
         _end(process)
         self.twins[engine] = _twin(engine, port)
 
-    def begin_load_test(self) -> None:
+    def begin_load_test(self, scenario: Path | None = None, *options: str) -> None:
         """A real one, with Locust's page, so that it stays when its plan is over and its verdict is seen."""
-        self.load_test = _load_test(self.folder, self.twins[LOADED][0], self.exporter_port)
+        scenario = scenario or _scenario(self.folder)
+        self.load_test = _load_test(
+            self.folder, self.twins[LOADED][0], self.exporter_port, scenario, *options
+        )
 
     def end_load_tests(self) -> None:
-        self.signed.shutdown()
-        self.signed.server_close()
+        if self.signed is not None:
+            self.signed.shutdown()
+            self.signed.server_close()
+            self.signed = None
         if self.load_test is not None:
             if self.load_test.poll() is not None:
                 said = (self.folder / LOCUST_SAID).read_text("utf-8")
@@ -80,10 +85,14 @@ class Scene:
 
 
 @contextmanager
-def live(folder: Path) -> Iterator[Scene]:
-    """Everything on loopback, on free ports, and gone at the end. Needs `prometheus` on the PATH."""
+def live(folder: Path, *, shows_signed: bool = True) -> Iterator[Scene]:
+    """Everything on loopback, on free ports, and gone at the end. Needs `prometheus` on the PATH.
+
+    `shows_signed`: beside the load test there is the page of one that was signed before.
+    """
     with ExitStack() as stack:
-        gpus, signed = _serve(stub.gpu_page), _serve(signed_page(folder))
+        gpus = _serve(stub.gpu_page)
+        signed = _serve(signed_page(folder)) if shows_signed else None
         stack.callback(gpus.server_close)
         twins = {engine: _twin(engine) for engine in ENGINES}
         scene = Scene(
@@ -97,7 +106,9 @@ def live(folder: Path) -> Iterator[Scene]:
         stack.callback(lambda: [_end(process) for _, process in scene.twins.values()])
         stack.callback(scene.end_load_tests)
         jobs = {engine: port for engine, (port, _) in twins.items()}
-        jobs |= {"loadtest": scene.exporter_port, "gpus": gpus.server_port, "signed": signed.server_port}
+        jobs |= {"loadtest": scene.exporter_port, "gpus": gpus.server_port}
+        if signed is not None:
+            jobs["signed"] = signed.server_port
         scene.prometheus, process = _prometheus(folder, jobs)
         stack.callback(_end, process)
         yield scene
@@ -138,10 +149,17 @@ def _twin(engine: str, port: int = 0) -> tuple[int, subprocess.Popen[str]]:
     return int(said.split("model=")[0].rsplit(":", 1)[1]), process
 
 
-def _load_test(folder: Path, twin_port: int, exporter_port: int) -> subprocess.Popen[str]:
-    (folder / "watched.yaml").write_text(json.dumps(SCENARIO), "utf-8")  # JSON is YAML
+def _scenario(folder: Path) -> Path:
+    path = folder / "watched.yaml"
+    path.write_text(json.dumps(SCENARIO), "utf-8")  # JSON is YAML
+    return path
+
+
+def _load_test(
+    folder: Path, twin_port: int, exporter_port: int, scenario: Path, *options: str
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "locust", "-f", str(FOLDER.parent / "loadtest/qwen.py"), "--no-audit"]
-    command += ["--host", f"http://127.0.0.1:{twin_port}", "--scenario", "watched.yaml"]
+    command += ["--host", f"http://127.0.0.1:{twin_port}", "--scenario", str(scenario), *options]
     command += ["--autostart", "--web-host", "127.0.0.1", "--web-port", str(free_port())]
     command += ["--exporter-port", str(exporter_port), "--only-summary"]
     with (folder / LOCUST_SAID).open("w", encoding="utf-8") as said:
