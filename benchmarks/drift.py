@@ -15,7 +15,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loadtest.columns import Floats
-from loadtest.reporter.drift import DriftPlan, Quantity, judge_minutes
+from loadtest.reporter.drift import DriftPlan, judge_minutes
+from loadtest.reporter.drift_quantities import Quantity
 
 MINUTES = 240
 LEVEL = 100.0

@@ -3,18 +3,22 @@
 300 random simulated servers (--servers), each with its true limit from long runs. The search starts from a
 prediction up to 30% wrong; a grid of ten levels and doubling from one user are told in the same table.
 Then: how often is a server signed whose share of violations is exactly the limit?
+With --keep FOLDER it goes on where it was stopped; remove rows.jsonl there to search the same servers anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -90,11 +94,28 @@ class Grid:
         return self.command
 
 
-def rows_of(seed: int, compares: bool) -> list[Row]:
+class Kept:
+    """Lines of JSON in a file, one for each server; without a folder, in memory alone."""
+
+    def __init__(self, folder: Path | None, name: str) -> None:
+        self.path = folder / name if folder else None
+        lines = self.path.read_text().splitlines() if self.path and self.path.exists() else []
+        self.by_seed: dict[int, Any] = {one["seed"]: one["value"] for one in map(json.loads, lines)}
+
+    def add(self, seed: int, value: Any) -> None:
+        self.by_seed[seed] = value
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"seed": seed, "value": value}) + "\n")
+
+
+def measure(truths: dict[int, int], compare_every: int, seed: int) -> tuple[int, int, list[Row]]:
     server = random_server(seed)
-    truth = true_limit(server)
-    if not truth:
-        return []
+    truth = truths[seed] if seed in truths else true_limit(server)
+    return seed, truth, rows_of(server, seed, truth, compares=not seed % compare_every) if truth else []
+
+
+def rows_of(server: KnownServer, seed: int, truth: int, *, compares: bool) -> list[Row]:
     factor = random.Random(f"prediction {seed}").uniform(0.7, 1.3)
     predicted = min(max(1, round(truth * factor)), server.limits.max_num_seqs, USERS_MAX)
     rows = [_searched("predicted, x1.25, bisect, SPRT", server, truth, (seed, predicted, 1.25))]
@@ -223,23 +244,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--servers", type=int, default=300)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--compare-every", type=int, default=1, help="the other methods on each n-th server")
+    parser.add_argument("--compare-every", type=int, default=1, help="the other methods on each n-th seed")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--keep", type=Path, help="folder of the limits and the rows found so far")
     given = parser.parse_args()
     seeds = range(given.first_seed, given.first_seed + given.servers)
-    rows: list[Row] = []
+    if given.keep:
+        given.keep.mkdir(parents=True, exist_ok=True)
+    truths, kept = Kept(given.keep, "truths.jsonl"), Kept(given.keep, "rows.jsonl")
     with ProcessPoolExecutor(given.jobs) as pool:
-        compares = [not i % given.compare_every for i in range(len(seeds))]
-        for done, found in enumerate(pool.map(rows_of, seeds, compares), start=1):
-            rows += found
-            print(f"{done} of {len(seeds)} servers", end="\r", file=sys.stderr, flush=True)
-            if done % 10 == 0:
-                table(rows)
+        missing = [seed for seed in seeds if seed not in kept.by_seed]
+        work = partial(measure, truths.by_seed, given.compare_every)
+        for seed, truth, found in pool.map(work, missing):
+            if seed not in truths.by_seed:
+                truths.add(seed, truth)
+            kept.add(seed, [asdict(row) for row in found])
+            print(f"{len(kept.by_seed)} servers", end="\r", file=sys.stderr, flush=True)
+    rows = [Row(**row) for seed in seeds for row in kept.by_seed[seed]]
     if rows:
         table(rows)
         outliers(rows)
-    honesty(given.seeds)
+    if given.seeds:
+        honesty(given.seeds)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,16 @@ from scene import Scene, live, load
 
 IDLE_S: Final = 6.0
 """Before the load, so that a board's first minutes are looked at too."""
-LOAD_S: Final = 20.0
+LOADED: Final = (
+    "sum(rate(llm_loadtest_request_ttft_seconds_count[20s])) > 0",
+    "sum(rate(lmdeploy:generation_tokens_total[20s])) > 0",
+)
+CHANGED: Final = (
+    "max(changes(llm_loadtest_step_index[30s])) > 0",
+    "max(engine:llm_server_restarts:count1h) > 0",
+)
 STEP_S: Final = 5
-PATIENCE_S: Final = 25.0
+PATIENCE_S: Final = 40.0
 BUILT_IN: Final = {"__rate_interval": "20s", "__interval": "5s", "__range": "60s"}
 VARIABLE: Final = re.compile(r"\$\{?(\w+)\}?")
 LABEL_VALUES: Final = re.compile(r"label_values\((.*), (\w+)\)", re.DOTALL)
@@ -127,11 +134,10 @@ def rule_troubles(asker: Asker) -> Iterator[str]:
 
 def limits_that_vanish(scene: Scene) -> Iterator[str]:
     """Ends the load test, and looks again when the last of its own figures is gone."""
-    scene.end_load_test()
+    scene.end_load_tests()
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
-        now = Asker(scene.prometheus, time.time(), time.time())
-        if now.trouble("llm_loadtest_safe_limit_concurrency", instant=True):
+        if shows("llm_loadtest_safe_limit_concurrency", scene):
             break
         time.sleep(0.5)
     ended_s = time.time()
@@ -143,14 +149,31 @@ def limits_that_vanish(scene: Scene) -> Iterator[str]:
             yield f"the line of {name} ends with its load test"
 
 
+def shows(expr: str, scene: Scene) -> str:
+    """What is wrong with the answer now; "" for nothing."""
+    now_s = time.time()
+    return Asker(scene.prometheus, now_s, now_s).trouble(expr, instant=True)
+
+
 async def play(scene: Scene) -> None:
-    """Nothing, then load, and a restart of one server in the midst of it."""
+    """Nothing, then load, and a restart of the other server in the midst of it; no longer than it takes."""
     await asyncio.sleep(IDLE_S)
-    loading = asyncio.create_task(load(scene, LOAD_S))
-    await asyncio.sleep(LOAD_S / 2)
-    await asyncio.to_thread(scene.restart, "vllm")
-    await loading
-    await asyncio.sleep(STEP_S + 1)  # the last rules are evaluated
+    scene.begin_load_test()
+    loading = asyncio.create_task(load(scene))
+    for expr in LOADED:
+        await shown(expr, scene)
+    await asyncio.to_thread(scene.restart, "lmdeploy")
+    for expr in (*LOADED, *CHANGED):
+        await shown(expr, scene)
+    await asyncio.sleep(2 * STEP_S)  # the last rules are evaluated, and a rate has its points
+    loading.cancel()
+
+
+async def shown(expr: str, scene: Scene) -> None:
+    """Waits until it has an answer; what never has one, the boards will name."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until and await asyncio.to_thread(shows, expr, scene):
+        await asyncio.sleep(0.5)
 
 
 def main() -> int:

@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,39 +99,60 @@ def draw(page: Path, picture: Path, height: int) -> None:
     )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--prometheus", required=True, help="its address, as http://127.0.0.1:9090")
-    parser.add_argument("--minutes", type=float, default=10.0, help="how far back the boards look")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Easel:
+    """What every picture is made with: the built page's folder, where pictures go, light or dark."""
+
+    folder: Path
+    out: Path
+    mode: str
+
+    def picture(self, file: str, prometheus: str, from_s: float, to_s: float) -> Path:
+        """Of one board, over a stretch of time in Unix seconds."""
+        asker = Asker(prometheus, from_s, to_s)
+        board = json.loads((FOLDER / file).read_text("utf-8"))
+        values = chosen_values(board, asker)
+        drawn = {
+            "board": board,
+            "from_s": from_s,
+            "to_s": to_s,
+            "mode": self.mode,
+            "answers": answers(board, asker, values, max(1, round((to_s - from_s) / POINTS))),
+            "annotations": list(marks(board, asker, values)),
+        }
+        page = self.folder / f"{Path(file).stem}.html"
+        page.write_text(PAGE.format(board=json.dumps(drawn).replace("</", "<\\/")), "utf-8")
+        bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
+        picture = self.out / f"board-{Path(file).stem}.png"
+        draw(page, picture, bottom * PIXELS_A_ROW + HEADER_PIXELS)
+        return picture
+
+
+@contextmanager
+def easel(args: argparse.Namespace) -> Iterator[Easel]:
+    with tempfile.TemporaryDirectory() as name:
+        build(args.node_modules, Path(name))
+        yield Easel(folder=Path(name), out=args.out.resolve(), mode=args.mode)
+
+
+def options(about: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--out", type=Path, default=FOLDER.parent / "docs" / "pictures")
     parser.add_argument("--mode", choices=("light", "dark"), default="light")
-    parser.add_argument(
-        "--node-modules", type=Path, default=Path.home() / ".cache/ullage-panels/node_modules"
-    )
+    kept = Path.home() / ".cache/ullage-panels/node_modules"
+    parser.add_argument("--node-modules", type=Path, default=kept)
+    return parser
+
+
+def main() -> int:
+    parser = options("The boards of a Prometheus as pictures.")
+    parser.add_argument("--prometheus", required=True, help="its address, as http://127.0.0.1:9090")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how far back the boards look")
     args = parser.parse_args()
     now_s = time.time()
-    from_s, step_s = now_s - 60 * args.minutes, max(1, round(60 * args.minutes / POINTS))
-    asker = Asker(args.prometheus, from_s, now_s)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        build(args.node_modules, folder)
+    with easel(args) as ready:
         for file in BOARDS:
-            board = json.loads((FOLDER / file).read_text("utf-8"))
-            values = chosen_values(board, asker)
-            drawn = {
-                "board": board,
-                "from_s": from_s,
-                "to_s": now_s,
-                "mode": args.mode,
-                "answers": answers(board, asker, values, step_s),
-                "annotations": list(marks(board, asker, values)),
-            }
-            page = folder / f"{Path(file).stem}.html"
-            page.write_text(PAGE.format(board=json.dumps(drawn).replace("</", "<\\/")), "utf-8")
-            bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
-            picture = args.out / f"board-{Path(file).stem}.png"
-            draw(page, picture, bottom * PIXELS_A_ROW + HEADER_PIXELS)
-            print(picture)
+            print(ready.picture(file, args.prometheus, now_s - 60 * args.minutes, now_s))
     return 0
 
 

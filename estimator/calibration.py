@@ -130,14 +130,18 @@ def recall(settings: Settings, path: Path) -> Overheads | None:
     """What was learned for exactly these settings; None where nothing was. Raises SpecError on a bad file."""
     for entry in _entries(path):
         if entry["settings"] == asdict(settings):
-            return _overheads(entry["overheads"], path)
+            return _overheads(entry["overheads"], entry.get("kept_on"), path)
     return None
 
 
-def remember(settings: Settings, overheads: Overheads, path: Path) -> None:
-    """Adds or replaces one entry; the file is replaced whole. Raises SpecError when it cannot be written."""
+def remember(settings: Settings, overheads: Overheads, path: Path, kept_on: str | None = None) -> None:
+    """Adds or replaces one entry; the file is replaced whole. kept_on: the day, ISO 8601.
+
+    Raises SpecError when it cannot be written.
+    """
     kept = [entry for entry in _entries(path) if entry["settings"] != asdict(settings)]
-    kept.append({"settings": asdict(settings), "overheads": asdict(overheads)})
+    entry = {"settings": asdict(settings), "overheads": asdict(overheads)}
+    kept.append(entry if kept_on is None else {**entry, "kept_on": kept_on})
     body = json.dumps({"format": FORMAT, "entries": kept[-ENTRIES_MAX:]}, indent=2, sort_keys=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,12 +169,13 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     return list(body["entries"])
 
 
-def _overheads(found: Mapping[str, Any], path: Path) -> Overheads:
+def _overheads(found: Mapping[str, Any], kept_on: object, path: Path) -> Overheads:
     try:
         sizes = {
             name: None if found[name] is None else Interval(**found[name])
             for name in ("activation_bytes", "cuda_graph_bytes", "non_torch_bytes")
         }
-        return Overheads(**sizes, source=f"calibrated ({found['source']})")
+        day = f", {kept_on}" if isinstance(kept_on, str) and kept_on.isprintable() else ""
+        return Overheads(**sizes, source=f"calibrated ({found['source']}){day}")
     except (KeyError, TypeError):
         raise SpecError(f"{path} is not a calibration file of format {FORMAT}; move it away") from None

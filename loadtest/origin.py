@@ -15,6 +15,8 @@ from loadtest.access import API_KEY_NAME_VARIABLE, Access
 
 API_KEY_VARIABLE: Final = "ULLAGE_API_KEY"
 API_KEY_FILE_VARIABLE: Final = "ULLAGE_API_KEY_FILE"
+METRICS_KEY_VARIABLE: Final = "ULLAGE_METRICS_KEY"
+METRICS_KEY_FILE_VARIABLE: Final = "ULLAGE_METRICS_KEY_FILE"
 OPENAI_KEY_VARIABLE: Final = "OPENAI_API_KEY"
 
 
@@ -62,20 +64,23 @@ class Origin:
         return host if self.port == usual else f"{host}:{self.port}"
 
 
-def parse_origin(text: str, access: Access | None = None) -> Origin:
-    """Raises OriginError unless `text` is http(s)://host[:port][/path] without user, query or fragment."""
+def parse_origin(text: str, access: Access | None = None, option: str = "--host") -> Origin:
+    """Raises OriginError unless `text` is http(s)://host[:port][/path] without user, query or fragment.
+
+    `option` is what the person gave it as.
+    """
     shown = repr(text) if "@" not in text else "(not shown: it may hold a password)"
     try:
         parts = urlsplit(text.strip())
         port = parts.port
     except ValueError as error:
-        raise OriginError(f"--host {shown} is not a URL: correct its host and port") from error
+        raise OriginError(f"{option} {shown} is not a URL: correct its host and port") from error
     if parts.username is not None or parts.password is not None:
-        raise OriginError(f"--host must not carry a user or password; put the key into {API_KEY_VARIABLE}")
+        raise OriginError(f"{option} must not carry a user or password; put the key into {API_KEY_VARIABLE}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise OriginError(f"--host {shown} must look like http://127.0.0.1:8000")
+        raise OriginError(f"{option} {shown} must look like http://127.0.0.1:8000")
     if parts.query or parts.fragment:
-        raise OriginError(f"--host {shown} must end before '?' and '#'")
+        raise OriginError(f"{option} {shown} must end before '?' and '#'")
     path = parts.path.rstrip("/").removesuffix("/v1")
     return Origin(
         scheme=parts.scheme,
@@ -122,6 +127,28 @@ def read_api_key(environ: Mapping[str, str] = os.environ, variable: str | None =
         raise OriginError(f"the API key was to be in the variable {named}, which is not set: export it")
     value = environ.get(named or OPENAI_KEY_VARIABLE)
     return ApiKey(value) if value else None
+
+
+def read_metrics_key(environ: Mapping[str, str] = os.environ) -> ApiKey | None:
+    """The key of metrics pages that want another than the API: ULLAGE_METRICS_KEY, or its 0600 file.
+
+    Raises OriginError.
+    """
+    if environ.get(METRICS_KEY_VARIABLE):
+        return ApiKey(environ[METRICS_KEY_VARIABLE])
+    path = environ.get(METRICS_KEY_FILE_VARIABLE)
+    return _key_of_file(Path(path)) if path else None
+
+
+def key_of_page(page: Origin, host: Origin, environ: Mapping[str, str] = os.environ) -> ApiKey | None:
+    """What a metrics page is asked with: the pages' own key, which goes to every page a person named.
+
+    Without one, the loaded server's key goes to the pages of that server (`host`) alone. Raises OriginError.
+    """
+    own = read_metrics_key(environ)
+    if own is not None or not page.is_same_server(host):
+        return own
+    return read_api_key(environ, variable=host.access.api_key_variable)
 
 
 def _key_of_file(path: Path) -> ApiKey:

@@ -159,7 +159,8 @@ class StreamCounts:
     chunks: Mapping[str, int]
 
 
-SampleSource = Literal["engine", "gpu", "client"]
+SampleSource = Literal["engine", "replica", "gpu", "client"]
+"""`engine` is the whole server; of one that shows several pages each page is a `replica` too."""
 
 SIGNALS: Final[Mapping[str, str]] = {
     # engine: summed over engines of one server unless said otherwise

@@ -31,11 +31,16 @@ def finalise(folder: RunFolder) -> RunRows:
 
     Raises RowFileError when the disk refuses, DamagedSegmentError when sealed rows are lost.
     """
+    seal_all(folder)
+    return load_results(folder)
+
+
+def seal_all(folder: RunFolder) -> None:
+    """The first half of `finalise`: reads no row that is no request's. Raises RowFileError."""
     texts = folder.text_segments()
     last = _last_of_each(texts)
     for text in texts:
         seal(text, is_last=text in last)
-    return load_results(folder)
 
 
 def _last_of_each(texts: Iterable[Path]) -> set[Path]:

@@ -17,11 +17,13 @@ from estimator.capacity import Prediction
 from estimator.errors import PlainError
 from loadtest.access import USERS_CAP, Access
 from loadtest.audit import Check
+from loadtest.named_server import NamedServer
 from loadtest.origin import Origin, parse_origin
 from loadtest.records import Row, StreamCounts
 from loadtest.row_file import Damage, RowWriter, is_locked, read_rows
 from loadtest.search_result import SearchResult
 from loadtest.segments import SEALED_SUFFIX, SegmentWriter, next_path
+from loadtest.telemetry import Telemetry
 from loadtest.textbook_facts import TextbookFacts
 
 FORMAT: Final = 1
@@ -54,6 +56,11 @@ class PlannedStage:
     rate_per_s: float | None = None
     """Open loop: requests begin at this rate, and `users` is how many may be in flight; None: closed loop."""
 
+    @property
+    def is_dip(self) -> bool:
+        """Nobody asks anything; it lasts from the last answer on."""
+        return self.users == 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
@@ -80,8 +87,17 @@ class Manifest:
     users_cap: int = USERS_CAP
     audit: tuple[Check, ...] = ()
     """What the audit before the load found; empty when it was left out."""
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    """Where server and GPUs are watched."""
     textbook: TextbookFacts | None = None
     """What the textbook and the ledger said; None where no model and GPU were named."""
+    named: NamedServer | None = None
+    """What the server was started as, in a person's words; None where nobody said."""
+
+    @property
+    def is_soak(self) -> bool:
+        """A load with dips: it is asked whether the server drifts, not how much it carries."""
+        return any(stage.is_dip for stage in self.stages)
 
     @property
     def origin(self) -> Origin:
@@ -161,6 +177,10 @@ class RunFolder:
         """What the collector writes; there once it runs."""
         return self.root / "samples" / "collector-000.jsonl"
 
+    def sample_files(self) -> list[Path]:
+        """What collector and load processes have written so far."""
+        return sorted(self.root.glob("samples/*.jsonl"))
+
     def events_writer(self) -> RowWriter:
         return RowWriter(self.events_path)
 
@@ -225,7 +245,7 @@ class RunFolder:
     def rows(self, damage: Damage) -> Iterator[Row]:
         """Samples and events; the requests are columns, and there may be millions (results.py)."""
         events = [self.events_path] if self.events_path.is_file() else []
-        for path in [*sorted(self.root.glob("samples/*.jsonl")), *events]:
+        for path in [*self.sample_files(), *events]:
             yield from read_rows(path, damage)
 
     def stream_counts(self, damage: Damage) -> Iterator[StreamCounts]:

@@ -1,4 +1,4 @@
-"""Does one request keep the scenario's limits? The rule of the report, for a row as it is made. Pure."""
+"""Does a request, or a level, keep the limits? The rules of the report, wherever they are asked. Pure."""
 
 from __future__ import annotations
 
@@ -14,3 +14,19 @@ def violates(record: RequestRecord, limits: Limits) -> bool | None:
     if any(s is not None and limit_s is not None and s > limit_s for s, limit_s in took):
         return True
     return None if was_cut_short else not record.succeeded
+
+
+def preemption_fault(preemptions: float, requests: int, limits: Limits) -> str:
+    """Why a level of so many requests does not hold for its preemptions; empty where it does."""
+    most = limits.preemptions_max_per_100_requests
+    if most is None:
+        return f"{preemptions:.0f} preemptions" if preemptions else ""
+    if 100 * preemptions <= most * requests:
+        return ""
+    in_100 = 100 * preemptions / max(requests, 1)
+    return f"{in_100:.3g} preemptions in 100 requests, at most {most:g} allowed"
+
+
+def failure_fault(failed: int, requests: int, limits: Limits) -> str:
+    """Why a level does not hold for its failed requests; empty where they are within the error budget."""
+    return f"{failed} of {requests} requests failed" if failed > limits.failures_max_ratio * requests else ""

@@ -33,3 +33,11 @@ async def read_json(request: web.Request) -> Any:
 
 def _refuse_empty() -> None:
     raise no_body()
+
+
+def rank_asked_for(request: web.Request) -> int | None:
+    """What is no number is ignored, as in vLLM."""
+    try:
+        return int(request.headers["X-data-parallel-rank"])
+    except (KeyError, ValueError):
+        return None

@@ -67,6 +67,8 @@ class ServerCost:
     low_factor: float = 1.0
     high_factor: float = 1.0
     """A step takes from low_factor to high_factor times what `step` says."""
+    range_of_all: bool = False
+    """The factors are of the front end's time as well: all is slower or quicker alike."""
     source: str = "given"
     """In words a report can print."""
 

@@ -18,7 +18,7 @@ from estimator.spec import SpecError
 from estimator.yaml_file import read_yaml
 
 HEADER: Final = "x-ullage-fault"
-Where = Literal["answer", "speech", "stream", "metrics", "engine"]
+Where = Literal["answer", "speech", "stream", "metrics", "engine", "leak"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "engine_hung": _kind("engine", "", "no step any more; the API and /health go on", numeric=False),
     "engine_dead": _kind("engine", "", "500 for every request and 503 for /health", numeric=False),
     "slow_down": _kind("engine", "3", "every step takes so many times as long from now on"),
+    "leak": _kind("leak", "1", "so many KV blocks are never given back"),
+    "leak_memory": _kind("leak", "1", "so many MiB of this process neither"),
     "slow_replica": _kind("engine", "3", "so does every step of the last data-parallel rank alone"),
 }
 

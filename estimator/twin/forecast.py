@@ -113,6 +113,12 @@ class Forecast:
         return held
 
     @property
+    def n_slo_range(self) -> Interval:
+        """Over the cost's range; a server that preempts can keep a limit though its steps are slower."""
+        ends = [self.n_slo(attrgetter(speed)) for speed in ("slow", "likely", "fast")]
+        return Interval(low=min(ends), likely=ends[1], high=max(ends))
+
+    @property
     def first_broken(self) -> Row | None:
         return next((row for row in self.rows if row.likely.broken), None)
 
@@ -215,7 +221,9 @@ def _row(level: _Level, cost: ServerCost, goal: Goal) -> Row:
     likely = level.measured(cost)
 
     def at(factor: float) -> Seen:
-        if cost.front_end == FrontEndCost():  # all takes longer alike: the same history on a slower clock
+        if (
+            cost.range_of_all or cost.front_end == FrontEndCost()
+        ):  # all takes longer alike: the same history on a slower clock
             return likely.seen(goal, factor)
         return level.measured(replace(cost, step=scaled(cost.step, factor))).seen(goal)
 

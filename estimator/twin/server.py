@@ -20,7 +20,7 @@ from aiohttp import web
 from estimator.spec import SpecError
 from estimator.twin.answers import Entry, Gathered, Streamed, stream
 from estimator.twin.ask import Ask, Rules, parse_detokenize, parse_tokenize
-from estimator.twin.bodies import answer, read_json
+from estimator.twin.bodies import answer, rank_asked_for, read_json
 from estimator.twin.contents import prefix_of
 from estimator.twin.dialect import LMDEPLOY, VLLM, Dialect
 from estimator.twin.faults import HEADER, Fault, FaultPlan
@@ -36,6 +36,7 @@ from estimator.twin.speech import Endings, Speech
 from estimator.twin.telemetry import Metrics, Telemetry
 from estimator.twin.tokens import text_of_ids
 from estimator.twin.wire import Envelope
+from estimator.units import MIB
 
 BODY_BYTES_MAX: Final = 16 * 2**20
 KEEP_ALIVE_S: Final = 5.0
@@ -73,6 +74,7 @@ class TwinServer:
         self._endings = Endings(options.mean_output_tokens, options.seed)
         self._plan = FaultPlan(faults=options.faults, test_mode=options.test_mode)
         self._dead = False
+        self._leaked: list[bytes] = []
         self._started_s = time.time()
 
     def _rank(self, number: int) -> Rank:
@@ -203,7 +205,7 @@ class TwinServer:
         body = await read_json(request)
         await asyncio.sleep(self.profile.front_end.request_s * self.options.time_scale)
         ask = self.dialect.parse(body, chat, self.rules, self.gate.check_admission)
-        rank = _rank_asked_for(request)
+        rank = rank_asked_for(request)
         self.gate.check_rank(rank)
         speeches = self._named([self._speech(ask, tokens, faults) for tokens in ask.prompts_tokens], ask)
         envelope = Envelope(
@@ -261,14 +263,15 @@ class TwinServer:
             self._dead = True
         elif fault.name == "counters_reset":
             self.metrics.reset()
+        elif fault.where == "leak":
+            self._leak(fault)
 
-
-def _rank_asked_for(request: web.Request) -> int | None:
-    """What is no number is ignored, as in vLLM."""
-    try:
-        return int(request.headers["X-data-parallel-rank"])
-    except (KeyError, ValueError):
-        return None
+    def _leak(self, fault: Fault) -> None:
+        if fault.name == "leak_memory":
+            self._leaked.append(b"\1" * int(fault.number * MIB))
+            return
+        for rank in self.ranks:
+            rank.engine.pool.allocate(min(int(fault.number), rank.engine.pool.free_blocks))
 
 
 async def _refuse_by(fault: Fault, request: web.Request) -> None:

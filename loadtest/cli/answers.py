@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from estimator.calibration import (
     Settings,
@@ -47,13 +50,22 @@ def estimate_from(model: str, options: Mapping[str, Any], workload: Workload | N
     chosen = single(options)
     engine, gpu = engine_from(chosen), read_gpu(chosen["gpu"])
     spec, folder = read_named(model)
-    weights = _weights(spec, engine, gpu, folder, options.get("hub_weights"))
+    weights = weights_for(spec, engine, gpu, folder, options.get("hub_weights"))
     overheads = _overheads(spec, gpu, engine, weights[0], options)
     return estimate(spec, gpu, engine, weights, workload, overheads)
 
 
 def learn_from(answer: Estimate, config: Mapping[str, str], version: str | None) -> bool:
-    """Remembers the overheads that a running server's blocks reveal; False where they reveal none.
+    """Remembers the overheads that a running server's blocks reveal; False where they reveal none."""
+    overheads = overheads_shown(answer, config)
+    if overheads is None:
+        return False
+    remember(settings_for(answer, version), overheads, calibration_path(), today())
+    return True
+
+
+def overheads_shown(answer: Estimate, config: Mapping[str, str]) -> Overheads | None:
+    """The overheads that a running server's blocks reveal; None where they reveal none.
 
     Only where the server was started as the answer assumes (utilisation, block size) and no flag fixes its
     KV cache: then all that lies between the weights and its blocks is overhead.
@@ -64,19 +76,24 @@ def learn_from(answer: Estimate, config: Mapping[str, str], version: str | None)
     is_same = config.get("block_size") == str(limits_of.block_size) and share == str(limits_of.memory_share)
     fixed_there = config.get("num_gpu_blocks_override", "None"), config.get("kv_cache_memory_bytes", "None")
     if is_fixed or not is_same or not blocks.isdigit() or fixed_there != ("None", "None"):
-        return False
-    overheads = overheads_from_blocks(answer.budget, int(blocks))
-    remember(_settings(answer.model, answer.gpu, engine, version), overheads, calibration_path())
-    return True
+        return None
+    return overheads_from_blocks(answer.budget, int(blocks))
 
 
-def _minor(version: str) -> str:
+def settings_for(answer: Estimate, version: str | None) -> Settings:
+    """What a calibration of the estimate's server is kept under."""
+    return _settings(answer.model, answer.gpu, answer.engine, version)
+
+
+def minor(version: str) -> str:
+    """0.32.1 -> 0.32: what start-up and steps take changes with these."""
     return ".".join(version.split(".")[:2])
 
 
-def _weights(
-    spec: ModelSpec, engine: EngineSpec, gpu: GpuSpec, folder: Path | None, repo: str | None
+def weights_for(
+    spec: ModelSpec, engine: EngineSpec, gpu: GpuSpec, folder: Path | None, repo: str | None = None
 ) -> tuple[Weights, ...]:
+    """What each pipeline stage loads; repo: read the headers on the hub instead of the folder."""
     if repo is None:
         return weights_on_rank(spec, engine, folder, compute_capability=gpu.compute_capability)
     from estimator.weights.hub import tensors_on_hub  # opens a connection: only where it is asked for
@@ -98,24 +115,41 @@ def _overheads(
     version = None if log is None else log.version
     settings = _settings(spec, gpu, engine, version)
     if log is None:
-        kept = None if options.get("no_calibration") else recall(settings, calibration_path())
-        return kept or NO_OVERHEADS
+        return NO_OVERHEADS if options.get("no_calibration") else _recalled(settings)
     _require_same_server(log, engine)
     if engine.engine == "vllm":
         overheads = overheads_from_log(log)
     else:
         overheads = context_from_log(log, gpu.memory_total_bytes, weights.size_bytes)
-    remember(settings, overheads, calibration_path())
+    remember(settings, overheads, calibration_path(), today())
     return overheads
+
+
+def today() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d")
+
+
+def _recalled(settings: Settings) -> Overheads:
+    """What is kept of such a server, and a line that says so; a broken file is named and left aside."""
+    path = calibration_path()
+    try:
+        kept = recall(settings, path)
+    except SpecError as error:
+        click.echo(f"caution: {error}; predicting without it", err=True)
+        return NO_OVERHEADS
+    if kept is None:
+        return NO_OVERHEADS
+    click.echo(f"memory: {kept.source}, from {path}", err=True)
+    return kept
 
 
 def _settings(spec: ModelSpec, gpu: GpuSpec, engine: EngineSpec, version: str | None) -> Settings:
     if engine.engine == "vllm":
-        return settings_of(spec.name, gpu.name, _minor(version or VERSION), engine, limits(spec, gpu, engine))
+        return settings_of(spec.name, gpu.name, minor(version or VERSION), engine, limits(spec, gpu, engine))
     from estimator.lmdeploy import defaults  # only for those who ask for LMDeploy
 
     resolved = defaults.limits(spec, gpu, engine)
-    return settings_of(spec.name, gpu.name, _minor(version or defaults.VERSION), engine, resolved)
+    return settings_of(spec.name, gpu.name, minor(version or defaults.VERSION), engine, resolved)
 
 
 def read_log(file: Path) -> ServerLog:

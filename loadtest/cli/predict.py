@@ -65,6 +65,7 @@ def _of_model(scenario: Scenario, options: dict[str, Any]) -> ForecastPage:
     from estimator.estimate import VERSIONS
     from estimator.twin.from_model import cautions_of, cost_of_estimate, limits_of_estimate
     from loadtest.cli.answers import estimate_from
+    from loadtest.cli.keeping import kept_cost
 
     if options["twin"] is not None:
         raise SpecError("give --twin, or --model and --gpu, not both")
@@ -78,6 +79,8 @@ def _of_model(scenario: Scenario, options: dict[str, Any]) -> ForecastPage:
     context_tokens = mean_tokens(workload.input_tokens) + mean_tokens(workload.output_tokens) / 2
     prior, goal = cost_of_estimate(answer, round(context_tokens)), _goal(scenario)
     cost = _measured(options["calibration"], options["engine"], prior)
+    if cost is prior and not options["no_calibration"]:
+        cost = kept_cost(answer) or prior
     gpus = answer.engine.tp * answer.engine.pp
     where = f"{f'{gpus} x ' if gpus > 1 else ''}{answer.gpu.name}"
     return ForecastPage(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from estimator.errors import EXIT_INTERRUPTED
+from estimator.errors import EXIT_INTERRUPTED, PlainError
 from estimator.spec import SpecError
 from loadtest.access import NO_AUDIT_VARIABLE
 from loadtest.cli.access_flags import (
@@ -19,15 +20,22 @@ from loadtest.cli.access_flags import (
     tokenizer_flag,
     users_cap_flag,
 )
-from loadtest.cli.engine_flags import engine_flags, single
-from loadtest.conductor.signoff import SignoffRequest, sign_off
-from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
+from loadtest.cli.engine_flags import engine_flags, engine_from, single
+from loadtest.cli.limit_flags import GoodputCommand, limit_flags, limits_asked
+from loadtest.cli.telemetry_flags import telemetry_flags, telemetry_from
+from loadtest.conductor.signoff import SignedOff, SignoffRequest, sign_off
+from loadtest.named_server import NamedServer, is_simulated
+from loadtest.run_folder import RunFolder
+from loadtest.scenario import Scenario, ScenarioError, limited, read_scenario, searching
 from loadtest.scenario.reading import counted_with
+
+if TYPE_CHECKING:
+    from loadtest.reporter.verdict import Verdict
 
 PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=GoodputCommand)
 @click.option("--scenario", type=PATH, required=True, help="What to send, how much, and what is good.")
 @tokenizer_flag
 @click.option("--host", help="Base URL of the server; without it a simulated one stands in.")
@@ -38,8 +46,10 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--max-minutes", type=click.FloatRange(min=0, min_open=True), help="The most a search may take."
 )
+@limit_flags
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Load workers.")
 @access_flags
+@telemetry_flags
 @allow_public_host_flag
 @users_cap_flag
 @click.option(
@@ -48,17 +58,43 @@ PATH = click.Path(path_type=Path)
     envvar=NO_AUDIT_VARIABLE,
     help="Start without looking at this machine and at one answer.",
 )
+@click.option(
+    "--no-calibration", is_flag=True, help="Predict by the priors, and keep nothing of what is measured."
+)
 @click.option("--runs-dir", "runs_root", type=PATH, default=Path("runs"), show_default=True)
 def signoff(**options: Any) -> None:
     """Predict, load, observe and sign, in one run. The flags are those the server was started with."""
     done = sign_off(requested(options), say=lambda line: click.echo(line, err=True))
-    # matplotlib takes half a second to import: after the load, not before it
-    from loadtest.reporter.lines import five_lines
-    from loadtest.reporter.report import write_report
+    report_and_exit(done, keeps=not options["no_calibration"])
 
-    verdict = write_report(done.folder)
-    click.echo("\n".join(five_lines(verdict, str(done.folder.report_path("html")))))
-    sys.exit(EXIT_INTERRUPTED if done.was_interrupted else verdict.exit_code)
+
+def report_and_exit(done: SignedOff, *, keeps: bool = False) -> NoReturn:
+    """Writes the report, says its lines and ends with the verdict's exit code.
+
+    `keeps`: what a signed run of a real server has taught is kept for the next prediction.
+    """
+    # matplotlib takes half a second to import: after the load, not before it
+    from loadtest.reporter.report import report_run
+
+    report = report_run(done.folder)
+    click.echo("\n".join(report.lines))
+    if keeps and report.verdict is not None:
+        _keep(done.folder, report.verdict, was_interrupted=done.was_interrupted)
+    sys.exit(EXIT_INTERRUPTED if done.was_interrupted else report.exit_code)
+
+
+def _keep(folder: RunFolder, verdict: Verdict, *, was_interrupted: bool) -> None:
+    """For the next prediction; what cannot be kept is said, and changes nothing of the verdict."""
+    from loadtest.cli.keeping import keep
+
+    manifest = folder.read_manifest()
+    if was_interrupted or manifest.named is None or is_simulated(manifest.named, manifest.versions):
+        return
+    try:
+        for line in keep(manifest, verdict, datetime.now(UTC)):
+            click.echo(line, err=True)
+    except PlainError as error:
+        click.echo(f"nothing kept: {error}", err=True)
 
 
 def requested(options: dict[str, Any]) -> SignoffRequest:
@@ -67,13 +103,14 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
     model, gpu = options["model_config"], options["gpu"]
     if (model is None) != (gpu is None):
         raise SpecError("give both --model-config and --gpu to predict from them, or neither")
-    estimate = textbook = None
+    estimate = textbook = named = None
     if model is not None:
         from loadtest.cli.answers import estimate_from
         from loadtest.reporter.textbook_case import textbook_facts
 
         estimate = estimate_from(model, options, scenario.workload)
         textbook = textbook_facts(estimate)
+        named = NamedServer(model=lasting(model), gpu=estimate.gpu.name, flags=engine_from(single(options)))
     slots = options["max_num_seqs"]
     return SignoffRequest(
         scenario=scenario,
@@ -84,19 +121,26 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
         max_model_len=single(options)["max_model_len"],
         pool=None if estimate is None else estimate.pool,
         textbook=textbook,
+        named=named,
         processes=options["processes"],
         runs_root=options["runs_root"],
         access=access_from(options),
         users_cap=options["users_cap"],
         allow_public_host=options["allow_public_host"],
+        telemetry=telemetry_from(options),
         audits=not options["no_audit"],
     )
 
 
+def lasting(model: str) -> str:
+    """A path that is good from any folder; a catalog's name as it is."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
+
+
 def _scenario(options: dict[str, Any]) -> Scenario:
-    """As its file says, with a search in place of its stages where one is asked for."""
+    """As its file says, under the limits and with the search that the command line asks for."""
     scenario = counted_with(read_scenario(options["scenario"]), options["tokenizer"])
-    minutes = options["max_minutes"]
+    scenario, minutes = limited(scenario, limits_asked(options)), options["max_minutes"]
     if options["search"]:
         scenario = searching(scenario)
     if minutes is None:

@@ -126,12 +126,16 @@ CONFIG_INFOS: Final = {"vllm": "vllm:cache_config_info", "lmdeploy": "lmdeploy:b
 _ENGINES: Final[Mapping[EngineName, Mapping[str, Source]]] = {"vllm": VLLM, "lmdeploy": LMDEPLOY}
 _PREFIXES: Final[Mapping[str, EngineName]] = {f"{engine}:": engine for engine in _ENGINES}
 _FIRST_LETTERS: Final = (*_PREFIXES, "process_")
-_WANTED: Final = frozenset(
-    name
-    for table in (VLLM, LMDEPLOY, PROCESS)
-    for source in table.values()
-    for name in source.names + source.plus
-) | frozenset(CONFIG_INFOS.values())
+
+
+def names_of(engine: EngineName) -> frozenset[str]:
+    """Every name whose series are read of a server of this kind."""
+    sources = (*_ENGINES[engine].values(), *PROCESS.values())
+    names = frozenset(name for source in sources for name in source.names + source.plus)
+    return names | {CONFIG_INFOS[engine]}
+
+
+_WANTED: Final = names_of("vllm") | names_of("lmdeploy")
 
 _NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _REST: Final = re.compile(r"\s*(?:\{(?P<labels>.*)\}\s*)?(?P<value>[-+.0-9a-zA-Z]+)(?:\s+-?[0-9]+)?\s*")
@@ -142,12 +146,14 @@ Labels = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Series:
+class Series:
+    """One line of a page."""
+
     labels: Labels
     value: float
 
 
-_Page = Mapping[str, Sequence[_Series] | None]
+Page = Mapping[str, Sequence[Series] | None]
 """Series by the name of their family; None where a line of it was broken, so that no sum of it is whole."""
 
 
@@ -159,10 +165,15 @@ def read_engine_page(text: str) -> EngineReading:
     """
     *lines, cut_line = text.split("\n")  # not splitlines(): a label may hold other kinds of line ends
     kept = [line for line in (*lines, cut_line + UNREADABLE) if line.startswith(_FIRST_LETTERS)]
-    page, skipped_lines = _parse(kept)
+    page, skipped_lines = parse_series(kept, _WANTED)
     engine = _engine_of(kept)
     if engine is None:
         return EngineReading(skipped_lines=skipped_lines)
+    return reading_of(page, engine, skipped_lines)
+
+
+def reading_of(page: Page, engine: EngineName, skipped_lines: int = 0) -> EngineReading:
+    """The signals of one server's series, wherever they were read."""
     table = _ENGINES[engine]
     own = [series for source in table.values() for name in source.names for series in page.get(name) or ()]
     ranks = frozenset(series.labels["engine"] for series in own if "engine" in series.labels)
@@ -175,7 +186,7 @@ def read_engine_page(text: str) -> EngineReading:
         engine=engine,
         signals=signals,
         model_names=tuple(dict.fromkeys(s.labels["model_name"] for s in own if s.labels.get("model_name"))),
-        cache_config=_agreed([series.labels for series in page.get(CONFIG_INFOS[engine]) or ()]),
+        cache_config=agreed([series.labels for series in page.get(CONFIG_INFOS[engine]) or ()]),
         skipped_lines=skipped_lines,
     )
 
@@ -189,14 +200,14 @@ def _engine_of(lines: Iterable[str]) -> EngineName | None:
     return None
 
 
-def _parse(lines: Iterable[str]) -> tuple[_Page, int]:
+def parse_series(lines: Iterable[str], wanted: frozenset[str]) -> tuple[Page, int]:
     """Series of the wanted names, and how many of their lines could not be read."""
-    found: dict[str, dict[tuple[tuple[str, str], ...], _Series]] = {}
+    found: dict[str, dict[tuple[tuple[str, str], ...], Series]] = {}
     broken: dict[str, None] = {}
     skipped_lines = 0
     for line in lines:
         name = _NAME.match(line)
-        if name is None or name[0] not in _WANTED:
+        if name is None or name[0] not in wanted:
             continue
         series = _series(line, name.end())
         if series is None:
@@ -207,13 +218,13 @@ def _parse(lines: Iterable[str]) -> tuple[_Page, int]:
     return {name: list(by_labels.values()) for name, by_labels in found.items()} | broken, skipped_lines
 
 
-def _series(line: str, labels_at: int) -> _Series | None:
+def _series(line: str, labels_at: int) -> Series | None:
     match = _REST.fullmatch(line, labels_at) if len(line) <= LINE_CHARACTERS_MAX else None
     if match is None or UNREADABLE in line:
         return None
     labels = _labels((match["labels"] or "").strip())
-    value = _number(match["value"])
-    return None if labels is None or value is None else _Series(labels=labels, value=value)
+    value = number_of(match["value"])
+    return None if labels is None or value is None else Series(labels=labels, value=value)
 
 
 def _labels(text: str) -> Labels | None:
@@ -233,7 +244,7 @@ def _unescaped(match: re.Match[str]) -> str:
     return {"\\": "\\", '"': '"', "n": "\n"}.get(match[1], match[0])
 
 
-def _number(text: str) -> float | None:
+def number_of(text: str) -> float | None:
     """None for NaN, infinities and negatives: no signal can be one, so it was not seen."""
     try:
         value = float(text)
@@ -242,7 +253,7 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) and value >= 0 else None
 
 
-def _fold(source: Source, page: _Page, ranks: frozenset[str]) -> float | None:
+def _fold(source: Source, page: Page, ranks: frozenset[str]) -> float | None:
     name = next((name for name in source.names if name in page), None)
     if name is None:
         return None
@@ -256,17 +267,17 @@ def _fold(source: Source, page: _Page, ranks: frozenset[str]) -> float | None:
     return folded if math.isfinite(folded) else None
 
 
-def _covers(family: Sequence[_Series], ranks: frozenset[str]) -> bool:
+def _covers(family: Sequence[Series], ranks: frozenset[str]) -> bool:
     shown = {series.labels.get("engine") for series in family}
     return shown == {None} or shown >= ranks
 
 
-def _counts(series: _Series, source: Source) -> bool:
+def _counts(series: Series, source: Source) -> bool:
     reason = series.labels.get("finished_reason")
     return source.reasons is None or reason is None or reason in source.reasons
 
 
-def _agreed(configs: Sequence[Labels]) -> Labels:
+def agreed(configs: Sequence[Labels]) -> Labels:
     """The labels that say the same for every engine: what differs belongs to none of them alone."""
     if not configs:
         return {}

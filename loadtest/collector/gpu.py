@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,12 +86,30 @@ def open_gpus(nvml: Any, visible: str | None) -> GpuReader:
             nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(index))
             for index in range(nvml.nvmlDeviceGetCount())
         ]
-        devices = {uuid: nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in visible_devices(visible, uuids)}
+        shown = [part for uuid in visible_devices(visible, uuids) for part in _parts(nvml, uuid)]
+        devices = {uuid: nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in shown}
     except Exception as error:  # no driver, no permission, a device that fell off the bus
         return NoGpu(reason=f"NVML: {error}")
     if not devices:
         return NoGpu(reason="CUDA_VISIBLE_DEVICES shows no GPU of this machine" if uuids else "no GPU")
     return NvmlReader(nvml, devices)
+
+
+def _parts(nvml: Any, uuid: str) -> list[str]:
+    """The slices of a GPU that is cut by MIG, whose numbers have holes; else the device itself."""
+    handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+    try:
+        enabled, _ = nvml.nvmlDeviceGetMigMode(handle)
+        if not enabled:
+            return [uuid]
+        slots = nvml.nvmlDeviceGetMaxMigDeviceCount(handle)
+    except Exception:  # a device that knows no MIG, or is a slice
+        return [uuid]
+    slices: list[str] = []
+    for slot in range(slots):
+        with contextlib.suppress(Exception):  # nothing in this slot
+            slices.append(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot)))
+    return slices or [uuid]
 
 
 def open_nvml(visible: str | None) -> GpuReader:

@@ -14,6 +14,7 @@ from loadtest.access import Access, client_context
 from loadtest.collector.engine_metrics import EngineReading, read_engine_page
 from loadtest.origin import ApiKey, Origin
 from loadtest.records import Sample
+from loadtest.telemetry import METRICS_PATH
 
 PAGE_BYTES_MAX: Final = 16 * 2**20
 PIECE_BYTES: Final = 65_536
@@ -29,13 +30,18 @@ class PageTarget:
 
     origin: Origin
     engine: EngineName
-    path: str = "/metrics"
+    path: str = METRICS_PATH
     key: ApiKey | None = None
     timeout_s: float = TIMEOUT_S
 
     @property
     def url(self) -> str:
         return f"{self.origin}{self.path}"
+
+    @property
+    def shown(self) -> str:
+        """What it is called in rows."""
+        return str(self.origin) if self.path == METRICS_PATH else self.url
 
 
 class PageError(Exception):
@@ -59,13 +65,9 @@ async def look_at_page(session: aiohttp.ClientSession, target: PageTarget) -> Sa
     page: bytes | None = None
     gap: str | None = None
     try:
-        page = await _fetch(session, target)
+        page = await fetch(session, target.url, target.key, timeout_s=target.timeout_s)
     except PageError as error:
         gap = str(error)
-    except TimeoutError:
-        gap = f"no whole page within {target.timeout_s:g} s"
-    except Exception as error:  # refused, reset, unparsable: whatever it was, the next tick must come
-        gap = f"{type(error).__name__}: {_printable(str(error).encode(errors='replace'))}"
     at_ns = time.perf_counter_ns()
     if page is None:
         return _sample(at_ns, target, EngineReading(), gap)
@@ -81,7 +83,7 @@ def _sample(at_ns: int, target: PageTarget, reading: EngineReading, gap: str | N
     return Sample(
         at_ns=at_ns,
         source="engine",
-        target=str(target.origin),
+        target=target.shown,
         gap=gap,
         signals={} if gap else reading.signals,
         labels=labels,
@@ -91,7 +93,7 @@ def _sample(at_ns: int, target: PageTarget, reading: EngineReading, gap: str | N
 def _page_gap(reading: EngineReading, target: PageTarget, page: bytes) -> str | None:
     """Why a page that came whole over the wire shows nothing to go by, if it does."""
     if reading.engine is None:
-        return f"no metric of {target.engine} on the page: {_quoted(page, target)}"
+        return f"no metric of {target.engine} on the page: {quoted(page, target.key)}"
     if reading.engine != target.engine:
         return f"the page is {reading.engine}'s, not {target.engine}'s"
     if not page.endswith(b"\n"):
@@ -101,19 +103,32 @@ def _page_gap(reading: EngineReading, target: PageTarget, page: bytes) -> str | 
     return None
 
 
-async def _fetch(session: aiohttp.ClientSession, target: PageTarget) -> bytes:
-    headers = dict([target.key.header()]) if target.key else {}
-    async with (
-        asyncio.timeout(target.timeout_s),
-        session.get(target.url, headers=headers, allow_redirects=False) as reply,
-    ):
+async def fetch(
+    session: aiohttp.ClientSession, url: str, key: ApiKey | None, *, timeout_s: float = TIMEOUT_S
+) -> bytes:
+    """The whole body of a 200. Raises PageError, whatever happened: the next tick must come."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _fetch(session, url, key)
+    except PageError:
+        raise
+    except TimeoutError as error:
+        raise PageError(f"no whole page within {timeout_s:g} s") from error
+    except Exception as error:  # refused, reset, unparsable
+        said = _printable(str(error).encode(errors="replace"))
+        raise PageError(f"{type(error).__name__}: {said}") from error
+
+
+async def _fetch(session: aiohttp.ClientSession, url: str, key: ApiKey | None) -> bytes:
+    headers = dict([key.header()]) if key else {}
+    async with session.get(url, headers=headers, allow_redirects=False) as reply:
         if reply.status in REDIRECTS:
             raise PageError(f"HTTP {reply.status}: redirects are refused")
         if reply.headers.get("Content-Encoding", "identity") != "identity":
             raise PageError("the page is compressed, though identity was asked for")
         if reply.status != OK:
             start = await reply.content.read(QUOTED_BYTES_MAX)
-            raise PageError(f"HTTP {reply.status}: {_quoted(start, target)}")
+            raise PageError(f"HTTP {reply.status}: {quoted(start, key)}")
         page = bytearray()
         async for piece in reply.content.iter_chunked(PIECE_BYTES):
             page += piece
@@ -122,9 +137,10 @@ async def _fetch(session: aiohttp.ClientSession, target: PageTarget) -> bytes:
         return bytes(page)
 
 
-def _quoted(body: bytes, target: PageTarget) -> str:
+def quoted(body: bytes, key: ApiKey | None) -> str:
+    """The beginning of what was answered, in one line; nothing where the request carried the key."""
     # servers repeat a key they refuse, and what stands in a row will stand in a report
-    return "(not quoted: the request carried the key)" if target.key else _printable(body) or "(empty)"
+    return "(not quoted: the request carried the key)" if key else _printable(body) or "(empty)"
 
 
 def _printable(body: bytes) -> str:

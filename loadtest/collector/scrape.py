@@ -1,4 +1,4 @@
-"""python -m loadtest.collector.scrape: looks at a server's /metrics and at the GPUs once a second, into rows.
+"""python -m loadtest.collector.scrape: looks at server and GPUs once a second, into rows.
 
 A process of its own, so that neither a slow page nor a driver call can delay a request. It ends on SIGTERM,
 on SIGINT, or when its standard input closes because the process that started it has died.
@@ -16,20 +16,32 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import aiohttp
+
 from estimator.errors import EXIT_USAGE, PlainError
+from loadtest.access import Access
 from loadtest.collector.gpu import GpuReader, NoGpu, gpu_rows, is_this_machine, open_nvml
-from loadtest.collector.page import PageTarget, look_at_page, page_session
-from loadtest.origin import parse_origin, read_api_key
+from loadtest.collector.looks import (
+    PrometheusSource,
+    PrometheusWatch,
+    look_at_gpu_page,
+    look_at_pages,
+    prometheus_source,
+)
+from loadtest.collector.page import PageTarget, page_session
+from loadtest.origin import key_of_page, parse_origin
 from loadtest.row_file import RowFileError, RowWriter
 from loadtest.run_folder import Manifest, RunFolder
+from loadtest.telemetry import Page, pages_of
 
 SYNC_EVERY_S: Final = 1.0
 END_WITHIN_S: Final = 0.8
+LAST_LOOK_S: Final = 0.5
 EXIT_DISK: Final = 1
 STDIN_FD: Final = 0
 
@@ -38,11 +50,17 @@ OpenGpus = Callable[[], GpuReader]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrapePlan:
-    """What to look at and how often; `open_gpus` None leaves the GPUs alone."""
+    """What to look at and how often: the pages in `targets`, or `prometheus` in their stead.
 
-    target: PageTarget
+    GPUs are seen on `gpu_pages` and through `open_gpus`; None leaves the GPUs of this machine alone.
+    """
+
+    targets: tuple[PageTarget, ...] = ()
+    prometheus: PrometheusSource | None = None
+    gpu_pages: tuple[Page, ...] = ()
     interval_s: float
-    open_gpus: OpenGpus | None
+    open_gpus: OpenGpus | None = None
+    access: Access = field(default_factory=Access)
 
 
 def next_tick_s(start_s: float, now_s: float, interval_s: float) -> float:
@@ -62,29 +80,51 @@ async def on_grid(interval_s: float, look: Callable[[], Awaitable[None]]) -> Non
 
 async def collect(plan: ScrapePlan, writer: RowWriter, stop: asyncio.Event) -> None:
     """Appends rows until `stop` is set. Raises RowFileError when the disk refuses them, nothing else."""
-    async with page_session(plan.target.origin.access) as session:
+    async with page_session(plan.access) as session:
+        watch = None if plan.prometheus is None else PrometheusWatch(plan.prometheus)
 
-        async def look_at_engine() -> None:
-            writer.append(await look_at_page(session, plan.target))
+        async def look_at_server() -> None:
+            rows = look_at_pages(session, plan.targets) if watch is None else watch.look(session)
+            for row in await rows:
+                writer.append(row)
 
         async def sync() -> None:
             _sync(writer)
 
-        tasks = [
-            asyncio.create_task(on_grid(plan.interval_s, look_at_engine)),
-            asyncio.create_task(on_grid(SYNC_EVERY_S, sync)),
-        ]
+        looks = [_watch_gpu_page(session, page, plan.interval_s, writer) for page in plan.gpu_pages]
         if plan.open_gpus is not None:
-            tasks.append(asyncio.create_task(_watch_gpus(plan.open_gpus, plan.interval_s, writer)))
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in (stopped, *tasks):
-            task.cancel()
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
-    for end in ends:
+            looks.append(_watch_gpus(plan.open_gpus, plan.interval_s, writer))
+        looks += [on_grid(plan.interval_s, look_at_server), on_grid(SYNC_EVERY_S, sync)]
+        await _until(stop, looks)
+        if watch is not None:  # what was scraped since the last look
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(look_at_server(), LAST_LOOK_S)
+    _sync(writer)
+
+
+async def _until(stop: asyncio.Event, looks: Sequence[Coroutine[None, None, None]]) -> None:
+    """Raises what a look raised."""
+    tasks = [asyncio.create_task(look) for look in looks]
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in (stopped, *tasks):
+        task.cancel()
+    for end in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(end, Exception):
             raise end
-    _sync(writer)
+
+
+async def _watch_gpu_page(
+    session: aiohttp.ClientSession, page: Page, interval_s: float, writer: RowWriter
+) -> None:
+    reported: dict[str, str] = {}
+
+    async def look() -> None:
+        looks = await look_at_gpu_page(session, page)
+        for row in gpu_rows(time.perf_counter_ns(), looks, reported):
+            writer.append(row)
+
+    await on_grid(interval_s, look)
 
 
 async def _watch_gpus(open_gpus: OpenGpus, interval_s: float, writer: RowWriter) -> None:
@@ -163,28 +203,38 @@ def _path(text: str) -> str:
 
 
 def _plan(options: argparse.Namespace, manifest: Manifest) -> ScrapePlan:
-    origin = parse_origin(options.target, manifest.access)
-    target = PageTarget(
-        origin=origin,
-        engine=options.engine,
-        path=options.metrics_path,
-        # the key is the loaded server's: a page somewhere else never sees it
-        key=read_api_key(variable=origin.access.api_key_variable)
-        if origin.is_same_server(manifest.origin)
-        else None,
+    """Of the command line, and of what the manifest says of telemetry. Raises PlainError."""
+    origin, telemetry = parse_origin(options.target, manifest.access), manifest.telemetry
+    named = pages_of(telemetry.metrics_urls, origin.access, "--metrics-url")
+    pages = named or (Page(origin=origin, path=options.metrics_path),)
+    watches_gpus = options.gpu == "auto" and not telemetry.gpu_metrics_urls
+    return ScrapePlan(
+        targets=tuple(
+            PageTarget(
+                origin=page.origin,
+                engine=options.engine,
+                path=page.path,
+                key=key_of_page(page.origin, manifest.origin),
+            )
+            for page in pages
+        ),
+        prometheus=prometheus_source(telemetry, manifest),
+        gpu_pages=pages_of(telemetry.gpu_metrics_urls, origin.access, "--gpu-metrics-url"),
+        interval_s=options.interval_s,
+        open_gpus=_opener([page.origin.host for page in pages]) if watches_gpus else None,
+        access=origin.access,
     )
-    host = target.origin.host
+
+
+def _opener(hosts: Sequence[str]) -> OpenGpus:
+    elsewhere = next((host for host in hosts if not is_this_machine(host)), None)
 
     def open_local_gpus() -> GpuReader:
-        if not is_this_machine(host):
-            return NoGpu(reason=f"{host} is another machine: its GPUs cannot be seen from here")
+        if elsewhere is not None:
+            return NoGpu(reason=f"{elsewhere} is another machine: its GPUs cannot be seen from here")
         return open_nvml(os.environ.get("CUDA_VISIBLE_DEVICES"))
 
-    return ScrapePlan(
-        target=target,
-        interval_s=options.interval_s,
-        open_gpus=open_local_gpus if options.gpu == "auto" else None,
-    )
+    return open_local_gpus
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

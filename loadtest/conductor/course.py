@@ -22,6 +22,8 @@ class Moment:
     at_ns: int
     """The rows' clock."""
     users: int
+    preemptions_total: float | None = None
+    """The server's counter when it was last looked at; None: it shows none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,8 @@ class StagedCourse:
 
     def step(self, now: Moment) -> Step | None:
         if not self._is_over:
+            if now.users and self._held is not None and self.stages[self._held.index].is_dip:
+                self._held = Held(index=self._held.index, since_s=now.elapsed_s)  # answers still come
             self._held = held_at(self.stages, self._held, now.elapsed_s)
             self._is_over = self._held is None
         return None if self._held is None else Step(stage=self.stages[self._held.index])

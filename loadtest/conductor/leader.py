@@ -143,6 +143,7 @@ class Leader:
             "auto": said.num_users is not None or from_form,
             "stages": False,
             "search": False,
+            "soak": False,
             "users": True,
         }[said.load]
         return int(users or 1) if asked else None
@@ -161,8 +162,8 @@ class Leader:
         run_s, cuts_stages = self._form.run_time, self._asked_users is None
         try:
             is_late = self._run is None or (cuts_stages and run_s and elapsed_s >= run_s)
-            users = self._runner.user_count
-            stage = None if is_late or self._run is None else self._run.stage(elapsed_s, users)
+            users, preempted = self._runner.user_count, self.standing.preemptions_total
+            stage = None if is_late or self._run is None else self._run.stage(elapsed_s, users, preempted)
         except PlainError as error:
             self._complain(error)
             return None

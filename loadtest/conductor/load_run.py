@@ -47,14 +47,18 @@ class LoadRun:
         self._ended = False
         self.note("run_start", {"stages": len(course.stages)})
 
-    def stage(self, elapsed_s: float, users: int) -> PlannedStage | None:
+    def stage(
+        self, elapsed_s: float, users: int, preemptions_total: float | None = None
+    ) -> PlannedStage | None:
         """What the load should be now, while there are so many users; None when the plan is over.
 
         A stage that begins becomes a row, and so does the moment it has settled.
         """
         before, at_ns = self._step, self._clock()
         if not self._ended:  # Locust's ramp ticks on while the load is being stopped
-            self._step = self._course.step(Moment(elapsed_s=elapsed_s, at_ns=at_ns, users=users))
+            self._step = self._course.step(
+                Moment(elapsed_s=elapsed_s, at_ns=at_ns, users=users, preemptions_total=preemptions_total)
+            )
         step = self._step
         if step is None:
             return None
@@ -109,9 +113,9 @@ class LoadRun:
         self._events.sync()
         self._events.close()
         self.run.folder.write_manifest(dataclasses.replace(self.run.manifest, state=state))
-        from loadtest.results import finalise  # numpy costs a tenth of a second, and nothing waits now
+        from loadtest.results import seal_all  # numpy costs a tenth of a second, and nothing waits now
 
-        finalise(self.run.folder)
+        seal_all(self.run.folder)
 
     def note(self, event: EventKind, data: Mapping[str, str | int | float | bool | None]) -> None:
         """A row of the run as a whole. Raises RowFileError."""

@@ -22,8 +22,24 @@ from loadtest.access import (
 from loadtest.conductor.audit.preflight import audit_before_load
 from loadtest.conductor.prepare import PreparedRun, RunRequest, open_prepared, prepare_run
 from loadtest.origin import parse_origin
-from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
+from loadtest.scenario import (
+    LimitsAsked,
+    Scenario,
+    ScenarioError,
+    SoakAsked,
+    limited,
+    read_scenario,
+    searching,
+    soaking,
+)
 from loadtest.scenario.reading import counted_with
+from loadtest.telemetry import (
+    GPU_METRICS_URL_VARIABLE,
+    METRICS_URL_VARIABLE,
+    PROMETHEUS_SELECTOR_VARIABLE,
+    PROMETHEUS_VARIABLE,
+    telemetry_of,
+)
 
 if TYPE_CHECKING:  # Locust patches the process that imports it
     from locust.argument_parser import LocustArgumentParser
@@ -57,9 +73,16 @@ def add_options(parser: LocustArgumentParser, engine: EngineName, scenario: Path
     group.add_argument(
         "--load",
         default="auto",
-        choices=["auto", "stages", "search", "users"],
-        help="The scenario's stages, a search for the limit, or the given users. auto: users if a number was "
-        "given, else as the scenario says",
+        choices=["auto", "stages", "search", "soak", "users"],
+        help="The scenario's stages, a search for the limit, a soak of the given users, or just the given "
+        "users. auto: users if a number was given, else as the scenario says",
+    )
+    group.add_argument(
+        "--soak-hours",
+        type=float,
+        default=4.0,
+        env_var="ULLAGE_SOAK_HOURS",
+        help="Of --load soak. Default: 4",
     )
     group.add_argument(
         "--exporter-host",
@@ -75,6 +98,8 @@ def add_options(parser: LocustArgumentParser, engine: EngineName, scenario: Path
         metavar="PORT",
         help=f"Our Prometheus metrics, on loopback. 0: a free port, '': none. Default: {EXPORTER_PORT}",
     )
+    _add_limit_options(group)
+    _add_telemetry_options(group)
     _add_access_options(group)
 
 
@@ -85,6 +110,53 @@ def _port(text: str) -> int | None:
     if not text.isdecimal() or int(text) > 65535:
         raise ArgumentTypeError(f"{text!r} must be a port, 0 for a free one, or empty for none")
     return int(text)
+
+
+def _add_limit_options(group: Any) -> None:
+    """Each over what the scenario says of it; as for `ullage signoff`."""
+    group.add_argument(
+        "--goodput",
+        nargs="+",
+        default=[],
+        metavar="KEY:MS",
+        env_var="ULLAGE_GOODPUT",
+        help="Limits in milliseconds, as in vllm bench serve: ttft:2000 tpot:50 e2el:30000",
+    )
+    for flag, says in {
+        "--percentile": "Of requests that must keep every limit: 95",
+        "--confidence": "With which the signed level is proven: 0.95",
+        "--error-budget": "Share of requests that may fail: 0.01",
+        "--max-preemptions": "The most in 100 requests; above, a level does not hold",
+    }.items():
+        variable = f"ULLAGE_{flag.strip('-').replace('-', '_').upper()}"
+        group.add_argument(flag, type=float, default=None, env_var=variable, help=says)
+
+
+def _add_telemetry_options(group: Any) -> None:
+    group.add_argument(
+        "--metrics-url",
+        default="",
+        env_var=METRICS_URL_VARIABLE,
+        help="Metrics pages of all replicas behind the host, with commas between. Default: its /metrics",
+    )
+    group.add_argument(
+        "--gpu-metrics-url",
+        default="",
+        env_var=GPU_METRICS_URL_VARIABLE,
+        help="Pages of GPU exporters (DCGM, nvidia_gpu_exporter, AMD), with commas between",
+    )
+    group.add_argument(
+        "--prometheus",
+        default="",
+        env_var=PROMETHEUS_VARIABLE,
+        help="Base URL of a Prometheus that scrapes the server: it is asked, and no page is scraped",
+    )
+    group.add_argument(
+        "--prometheus-selector",
+        default="",
+        env_var=PROMETHEUS_SELECTOR_VARIABLE,
+        help="Label matchers of this run's servers there. Default: those that show the model",
+    )
 
 
 def _add_access_options(group: Any) -> None:
@@ -155,16 +227,34 @@ def run_as_asked(options: Namespace, host: str, users: int | None) -> PreparedRu
             processes=_processes(options),
             users_cap=options.users_cap,
             allow_public_host=options.allow_public_host,
+            telemetry=telemetry_of(
+                [options.metrics_url],
+                [options.gpu_metrics_url],
+                options.prometheus,
+                options.prometheus_selector,
+            ),
         ),
         audit=None if options.no_audit else audit_before_load,
     )
 
 
 def _scenario(options: Namespace) -> Scenario:
-    """As its file says, unless --load says otherwise. Raises ScenarioError."""
+    """As its file says, unless --load or a limit says otherwise. Raises ScenarioError."""
+    asked = LimitsAsked(
+        goodput=tuple(options.goodput),
+        percentile=options.percentile,
+        confidence=options.confidence,
+        error_budget=options.error_budget,
+        max_preemptions=options.max_preemptions,
+    )
     scenario = counted_with(read_scenario(Path(options.scenario)), options.tokenizer or None)
+    scenario = limited(scenario, asked)
     if options.load == "search":
         return searching(scenario)
+    if options.load == "soak":
+        if not options.num_users:
+            raise ScenarioError("--load soak holds a number of users: give one with -u")
+        return soaking(scenario, SoakAsked(users=options.num_users, hours=options.soak_hours))
     if options.load == "stages" and not scenario.stages:
         raise ScenarioError(f"--load stages, but {options.scenario} gives a search: add stages to it")
     return scenario

@@ -33,6 +33,8 @@ class Pilot:
         """Mean duration of the last level's requests."""
         self._stage = self._begin(self._search.command, at_ns)
         self._unjudged: dict[str, int] = {}
+        self._preempted_before: float | None = None
+        """The server's counter when the level had settled."""
         keep(self._search.so_far)
 
     @property
@@ -59,6 +61,11 @@ class Pilot:
         for request_id, violates in judged.judged:
             self._unjudged.pop(request_id, None)
             self._search.judged(request_id, violates)
+        for (request_id,) in judged.dropped:
+            self._unjudged.pop(request_id, None)
+            self._search.dropped(request_id)
+        for (request_id,) in judged.failed:
+            self._search.failed(request_id)
         self._ended += [
             (at_ns, ttft_s, e2e_s) for at_ns, ttft_s, e2e_s in judged.ended if at_ns >= self._since_ns
         ]
@@ -68,6 +75,9 @@ class Pilot:
         search = self._search
         if search.command.phase == "settle" and self._has_settled(now):
             search.settled(now.at_ns / 1e9)
+            self._preempted_before = now.preemptions_total
+        if now.preemptions_total is not None and self._preempted_before is not None:
+            search.preempted(now.preemptions_total - self._preempted_before)
         command = search.tick(now.at_ns / 1e9)
         if command.level != self._stage.index:
             self._keep(search.so_far)
@@ -81,7 +91,7 @@ class Pilot:
         before = None if command.level == 0 else self._stage.users
         if command.level:
             self._request_s = self._mean_request_s
-        self._since_ns = at_ns
+        self._since_ns, self._preempted_before = at_ns, None
         self._ended: list[Ended] = []
         return PlannedStage(
             index=command.level,

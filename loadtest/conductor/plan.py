@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from estimator.capacity import Prediction
 from loadtest.run_folder import PlannedStage
@@ -17,17 +17,31 @@ def plan_stages(scenario: Scenario, prediction: Prediction | None) -> tuple[Plan
 
     Raises ScenarioError when a stage needs a figure that was not predicted.
     """
-    return tuple(
+    users = [_users(stage, prediction) for stage in scenario.stages]
+    stages = tuple(
         PlannedStage(
             index=index,
             label=_label(stage, _rate_per_s(scenario, stage)),
-            users=_users(stage, prediction),
+            users=users[index],
             hold_s=stage.hold_s,
             settle_s=scenario.settle_s,
             spawn_rate_per_s=scenario.spawn_rate_per_s,
             rate_per_s=_rate_per_s(scenario, stage),
         )
         for index, stage in enumerate(scenario.stages)
+    )
+    return _with_dips(stages, users_max=max(users, default=0)) if 0 in users else stages
+
+
+def _with_dips(stages: tuple[PlannedStage, ...], users_max: int) -> tuple[PlannedStage, ...]:
+    """All users leave a load at once, or Locust waits for each second's leavers in turn; they come back as
+    ever, and the load is judged when the last of them has settled.
+    """
+    return tuple(
+        replace(stage, settle_s=0.0, spawn_rate_per_s=float(users_max))
+        if stage.is_dip
+        else replace(stage, settle_s=(stage.settle_s or 0.0) + stage.users / stage.spawn_rate_per_s)
+        for stage in stages
     )
 
 
@@ -42,6 +56,8 @@ def _rate_per_s(scenario: Scenario, stage: Stage) -> float | None:
 
 
 def _label(stage: Stage, rate_per_s: float | None) -> str:
+    if stage.is_dip:
+        return "dip: nothing is asked"
     users = f"{stage.ratio:.0%} of {stage.of}" if stage.of else f"{stage.users} users"
     return users if rate_per_s is None else f"{rate_per_s:.4g} requests/s, at most {users}"
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import platform
 import re
-import resource
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,17 +19,20 @@ from estimator.errors import EXIT_USAGE, PlainError
 from estimator.spec import EngineName
 from loadtest.access import USERS_CAP, require_below_cap, require_consent
 from loadtest.audit import Check, exit_code
-from loadtest.conductor.audit.host_audit import SPARE_FILE_DESCRIPTORS
+from loadtest.conductor.audit.descriptors import reserve_descriptors
 from loadtest.conductor.fitting import fitted_to
 from loadtest.conductor.plan import plan_stages
 from loadtest.conductor.pool import counted_pool, kv_pool_from_metrics
 from loadtest.conductor.search import SearchPlan
 from loadtest.conductor.search_plan import plan_search
 from loadtest.conductor.server_facts import ServedModel, ServerFacts, read_server
+from loadtest.conductor.telemetry_facts import shown_elsewhere
 from loadtest.conductor.tokenizer import Tokenizer
+from loadtest.named_server import NamedServer
 from loadtest.origin import ApiKey, Origin, read_api_key
 from loadtest.run_folder import Manifest, PlannedStage, RunFolder, RunFolderError
 from loadtest.scenario import Scenario, parse_scenario, scenario_body
+from loadtest.telemetry import Telemetry
 from loadtest.textbook_facts import TextbookFacts
 
 
@@ -59,11 +61,13 @@ class RunRequest:
     max_model_len: int | None = None
     pool: KvPool | None = None
     textbook: TextbookFacts | None = None
+    named: NamedServer | None = None
     users_max: int | None = None
     """Set when a person gave the number of users: the stages of the scenario are not used."""
     processes: int = 1
     users_cap: int = USERS_CAP
     allow_public_host: bool = False
+    telemetry: Telemetry = field(default_factory=Telemetry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +105,9 @@ def prepare_run(request: RunRequest, audit: Audit | None = None) -> PreparedRun:
     try:
         key = read_api_key(variable=request.origin.access.api_key_variable)
         plan = plan_run(request, key)
-        _reserve_file_descriptors(plan.users_max)
+        _refuse_red([reserve_descriptors(plan.users_max)])
         checks = () if audit is None else audit(plan, key)
-        red = [check for check in checks if check.level == "red"]
-        if red:
-            raise PreflightError("; ".join(check.sentence for check in red), exit_code=exit_code(red))
+        _refuse_red(checks)
         return _open_folder(plan, checks)
     except PlainError as error:
         raise PreflightError(str(error), exit_code=error.exit_code) from error
@@ -116,6 +118,7 @@ def plan_run(request: RunRequest, key: ApiKey | None) -> PlannedRun:
     require_consent(request.origin.host, allowed=request.allow_public_host)
     facts = read_server(request.origin, key)
     served = served_model(request.origin, request.engine, request.model, facts)
+    facts = shown_elsewhere(request.telemetry, request.engine, served.name, request.origin, facts)
     tokenizer = Tokenizer(origin=request.origin, key=key, model=served.name, engine=request.engine)
     request = replace(request, scenario=fitted_to(request.scenario, tokenizer, facts.models))
     prediction = _prediction(request, facts, served)
@@ -204,16 +207,10 @@ def _require_same_pool(shown: KvPool | None, computed: KvPool | None) -> None:
         )
 
 
-def _reserve_file_descriptors(users: int) -> None:
-    needed = users + SPARE_FILE_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise PreflightError(
-            f"{users} users need {needed} file descriptors and this process may open {hard}: raise ulimit -n"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+def _refuse_red(checks: Iterable[Check]) -> None:
+    red = [check for check in checks if check.level == "red"]
+    if red:
+        raise PreflightError("; ".join(check.sentence for check in red), exit_code=exit_code(red))
 
 
 def _open_folder(plan: PlannedRun, checks: tuple[Check, ...]) -> PreparedRun:
@@ -236,7 +233,9 @@ def _open_folder(plan: PlannedRun, checks: tuple[Check, ...]) -> PreparedRun:
         access=request.origin.access,
         users_cap=request.users_cap,
         audit=checks,
+        telemetry=request.telemetry,
         textbook=request.textbook,
+        named=request.named,
     )
     folder.write_manifest(manifest)
     if prediction is not None:

@@ -23,7 +23,14 @@ def end_process(process: subprocess.Popen[Any]) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody has now; who is to listen there should not wait long."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody has and nobody is given for a minute, but whoever asks for it by number.
+
+    A connection that its listener closed first leaves the port in TIME_WAIT: the kernel hands it to nobody,
+    and servers, which set SO_REUSEADDR, may listen there.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = int(listener.getsockname()[1])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            listener.accept()[0].close()
+            client.recv(1)  # the end
+    return port

@@ -30,12 +30,14 @@ def plan_search(scenario: Scenario, prediction: Prediction | None, users_cap: in
     users_max = min(asked.users_max or USERS_PER_START * start, users_cap)
 
     def safe_users(n_max: int) -> int:
-        return safe_limit(n_kv, n_slots, n_max)
+        return safe_limit(n_kv, n_slots, n_max, buffer_ratio=scenario.limits.buffer_ratio)
 
     return SearchPlan(
         start_users=min(start, users_max),
         users_max=users_max,
         q=scenario.limits.violations_max_ratio,
         safe_users=safe_users,
+        confidence=scenario.limits.confidence,
+        limits=scenario.limits,
         budget_s=asked.max_minutes * 60,
     )

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +21,15 @@ from loadtest.access import USERS_CAP, Access
 from loadtest.conductor.audit.preflight import audit_before_load
 from loadtest.conductor.prepare import PreflightError, PreparedRun, RunRequest, prepare_run
 from loadtest.conductor.processes import STOP_S, end_process, free_port
+from loadtest.conductor.soak_news import SoakNews
 from loadtest.conductor.stop_signals import Asked, stop_signals, supervised_environ
+from loadtest.named_server import NamedServer
 from loadtest.origin import parse_origin
 from loadtest.records import Event
 from loadtest.row_file import Damage, read_rows
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import Scenario
+from loadtest.scenario import Scenario, limits_text
+from loadtest.telemetry import Telemetry
 from loadtest.textbook_facts import TextbookFacts
 
 LOCUSTFILES: Final = {"vllm": "qwen.py", "lmdeploy": "qwen_lmdeploy.py"}
@@ -47,11 +50,14 @@ class SignoffRequest:
     """Computed from model and GPU, when a person named them."""
     textbook: TextbookFacts | None = None
     """What the textbook says of the two."""
+    named: NamedServer | None = None
+    """What the server was started as; of the twin we start we know it ourselves."""
     processes: int
     runs_root: Path
     access: Access = field(default_factory=Access)
     users_cap: int = USERS_CAP
     allow_public_host: bool = False
+    telemetry: Telemetry = field(default_factory=Telemetry)
     audits: bool = True
     """Look at this machine and at one answer before the load."""
 
@@ -73,7 +79,8 @@ def sign_off(request: SignoffRequest, say: Callable[[str], None]) -> SignedOff:
     profile = read_profile(request.scenario.twin)
     say(f"no --host: starting the simulated server {request.scenario.twin!r} on loopback")
     with running_twin(request.scenario.twin) as host:
-        return _load(request, host, request.max_num_seqs or profile.max_num_seqs, say)
+        standing_in = replace(request, named=NamedServer(twin=request.scenario.twin))
+        return _load(standing_in, host, request.max_num_seqs or profile.max_num_seqs, say)
 
 
 def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[str], None]) -> SignedOff:
@@ -91,9 +98,11 @@ def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[
             max_model_len=request.max_model_len,
             pool=request.pool,
             textbook=request.textbook,
+            named=request.named,
             processes=request.processes,
             users_cap=request.users_cap,
             allow_public_host=request.allow_public_host,
+            telemetry=request.telemetry,
         ),
         audit=audit_before_load if request.audits else None,
     )
@@ -104,6 +113,7 @@ def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[
         shown = run.prediction.pool.blocks
         say(f"model and GPU make {request.pool.blocks:,} KV blocks, the server has {shown:,}")
     say(f"{run.manifest.model} at {host}: {_planned(run)}")
+    say(f"limits: {limits_text(run.scenario.limits)}")
     was_interrupted = run_load(run, processes=request.processes, say=say)
     return SignedOff(folder=run.folder, was_interrupted=was_interrupted)
 
@@ -189,8 +199,9 @@ def run_load(run: PreparedRun, *, processes: int, say: Callable[[str], None]) ->
 def _follow(
     run: PreparedRun, locust: subprocess.Popen[str], asked: Asked, say: Callable[[str], None]
 ) -> None:
-    """One line a stage, taken from the rows: what a person sees is what the report will read."""
-    told, was_told_to_end = 0, False
+    """One line a stage, and of a soak one a minute: what a person sees is what the report will read."""
+    told, was_told_to_end, start_s = 0, False, time.monotonic()
+    news = SoakNews(run.folder, run.manifest.stages) if run.manifest.is_soak else None
     while locust.poll() is None:
         time.sleep(POLL_S)
         if asked.times and not was_told_to_end:
@@ -201,13 +212,16 @@ def _follow(
         for event in stages[told:]:
             say(_told(event, len(run.manifest.stages)))
         told = len(stages)
+        if news is not None and (line := news.line(time.monotonic() - start_s)) is not None:
+            say(line)
 
 
 def _told(event: Event, stages: int) -> str:
     data = event.data
     if not stages:  # of a search nobody knows how many there will be
         return str(data["label"])
-    return f"stage {int(data['index'] or 0) + 1} of {stages}: {data['users']} users"
+    asked = f"{data['users']} users" if data["users"] else "a dip, nothing is asked"
+    return f"stage {int(data['index'] or 0) + 1} of {stages}: {asked}"
 
 
 def _stage_events(path: Path) -> list[Event]:

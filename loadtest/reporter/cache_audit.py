@@ -19,6 +19,8 @@ HITS_UNPLANNED_RATIO: Final = 0.01
 """So much of the tokens that were looked up may be found beyond the plan."""
 PLAN_SLACK: Final = 1.10
 """A plan is a mean over all lengths there are; the requests of one stage are a sample of them."""
+STATED_SLACK: Final = 0.05
+"""So far from a stated share a level's hits may be, either way: in shares of the prompt tokens."""
 TEMPLATE_TOKENS_MAX: Final = 64
 """A chat template begins every prompt alike, before any word of ours: seldom with more than this."""
 SHARES: Final = 1000
@@ -27,8 +29,11 @@ SHARES: Final = 1000
 def planned_hit_ratio(scenario: Scenario) -> float | None:
     """Largest share of the looked-up tokens that the scenario lets be found; None where it does not say.
 
-    A system prompt has at most as many tokens as bytes.
+    What it states itself is believed, and then has a lower bound too. A system prompt has at most as many
+    tokens as bytes.
     """
+    if scenario.prefix_hit_ratio is not None:
+        return scenario.prefix_hit_ratio
     if why_not_judged(scenario) is not None:
         return None
     lengths = scenario.workload.input_tokens
@@ -44,6 +49,8 @@ def planned_hit_ratio(scenario: Scenario) -> float | None:
 
 def why_not_judged(scenario: Scenario) -> str | None:
     """Why nobody can say how much of its prompts a cache may hold, in a few words; None where one can."""
+    if scenario.prefix_hit_ratio is not None:
+        return None
     reasons = (
         (
             scenario.session is not None,
@@ -103,6 +110,8 @@ def cache_doubts(scenario: Scenario, engine: Sequence[Sample], windows: Sequence
     if planned is None:
         return ()
     found = [(ratio, window.label) for window in windows if (ratio := hit_ratio(engine, window)) is not None]
+    if scenario.prefix_hit_ratio is not None:
+        return _unlike(planned, found)
     ratio, label = max(found, default=(0.0, ""))
     if ratio <= planned * PLAN_SLACK + HITS_UNPLANNED_RATIO:
         return ()
@@ -110,4 +119,17 @@ def cache_doubts(scenario: Scenario, engine: Sequence[Sample], windows: Sequence
     return (
         "how many fit where the prefix cache does not help: the run is inflated "
         f"({ratio:.0%} of the prompt tokens at {label} were found there, and {meant})",
+    )
+
+
+def _unlike(stated: float, found: Sequence[tuple[float, str]]) -> tuple[str, ...]:
+    """The level whose hits were furthest from the stated share, where that is too far either way."""
+    if not found:
+        return ("whether the prefix cache held what was stated (the server does not count its hits)",)
+    ratio, label = max(found, key=lambda one: abs(one[0] - stated))
+    if abs(ratio - stated) <= STATED_SLACK:
+        return ()
+    return (
+        f"how many fit with the stated prefix hits ({ratio:.0%} of the prompt tokens at {label} were found, "
+        f"{stated:.0%} stated)",
     )

@@ -62,14 +62,15 @@ def inline_svg(
     paint: Callable[[Any], None],
     panels: int = 1,
     size_inches: tuple[float, float] = SIZE_INCHES,
+    lines: int = 1,
 ) -> str:
     """What `paint` draws on the axes, as SVG to stand in a page: its ids and captions begin with `name`."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=size_inches, layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_alpha(0.0)
-        axes = figure.subplots(1, panels)
-        for panel in axes if panels > 1 else [axes]:
+        axes = figure.subplots(lines, panels)
+        for panel in axes.flat if lines * panels > 1 else [axes]:
             panel.patch.set_alpha(0.0)
         paint(axes)
         file = io.StringIO()

@@ -12,17 +12,20 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Final, Literal
 
-from loadtest.records import Sample, SampleSource
+from loadtest.records import Sample
+from loadtest.reporter.drift_quantities import IDLE, QUANTITIES, Quantity
 from loadtest.reporter.drift_series import (
     IdlePoint,
     Load,
     Minutes,
+    counter_minutes,
     idle_points,
     latency_minutes,
     load_of,
     restarts,
     signal_minutes,
     where_of,
+    work_minutes,
 )
 from loadtest.reporter.drift_step import Step, steps_of
 from loadtest.results import RunRows
@@ -39,56 +42,10 @@ stricter test, or longer blocks, would miss half of the drifts of two standard d
 HORIZON_H: Final = 7 * 24.0
 """How far ahead a trend is drawn: a server should outlive a week."""
 
+KV_FULL_RATIO: Final = 0.9
+"""Where what is never given back has taken this much of the KV cache, no load fits any more."""
+
 DriftStatus = Literal["steady", "drifts", "too short", "not seen"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantity:
-    """What may drift, and which rise over the horizon would matter: the first of the four that is known."""
-
-    name: str
-    title: str
-    unit: Literal["s", "bytes", "count", "ratio"]
-    source: SampleSource | None = None
-    """None: a latency of the requests."""
-    capacity_signal: str | None = None
-    rise_of_capacity_ratio: float | None = None
-    rise_of_start_ratio: float | None = None
-    rise: float | None = None
-    rise_per_h: float | None = None
-
-
-QUANTITIES: Final = (
-    Quantity(name="ttft", title="TTFT", unit="s", rise_of_start_ratio=0.10),
-    Quantity(name="tpot", title="TPOT", unit="s", rise_of_start_ratio=0.10),
-    Quantity(name="waiting", title="waiting requests", unit="count", source="engine", rise=1.0),
-    Quantity(
-        name="process_resident_memory_bytes",
-        title="memory of the server",
-        unit="bytes",
-        source="engine",
-        rise_of_capacity_ratio=0.02,
-        rise_of_start_ratio=0.10,  # where nobody said how much memory there is
-    ),
-    Quantity(
-        name="process_open_fds",
-        title="file descriptors of the server",
-        unit="count",
-        source="engine",
-        rise=50.0,
-    ),
-    Quantity(
-        name="gpu_memory_used_bytes",
-        title="GPU memory",
-        unit="bytes",
-        source="gpu",
-        capacity_signal="gpu_memory_total_bytes",
-        rise_of_capacity_ratio=0.02,
-        rise_of_start_ratio=0.10,
-    ),
-    Quantity(name="client_rss_bytes", title="our own memory", unit="bytes", source="client", rise_per_h=20e6),
-)
-IDLE: Final = Quantity(name="kv_idle", title="KV cache at idle", unit="ratio", source="engine", rise=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +53,8 @@ class QuantityDrift:
     """One quantity of one server, device or worker. Hours count from the soak's start; None: not known.
 
     `start` is its level at the start and `rise_per_h` its slope, in its unit, as the trend has them;
-    `rise_allowed` what may be added over the horizon, `full_in_h` when its capacity would be used up.
+    `rise_allowed` what may be added over the horizon (of a quantity that is worse lower: taken away),
+    `full_in_h` when its capacity would be used up. `hourly` are medians by the hour, from 0.
     """
 
     quantity: Quantity
@@ -110,6 +68,9 @@ class QuantityDrift:
     rise_allowed: float | None = None
     capacity: float | None = None
     full_in_h: float | None = None
+    hourly: Minutes = field(default_factory=dict)
+    points: tuple[tuple[float, float], ...] = ()
+    """What was judged: (hour, median of a block), or what a dip showed."""
     steps: tuple[Step, ...] = ()
 
 
@@ -139,10 +100,10 @@ def drift_of(rows: RunRows, plan: DriftPlan | None = None) -> DriftReport:
     if load is None:
         unseen = tuple(_not_seen(quantity) for quantity in (*QUANTITIES, IDLE))
         return DriftReport(status="not seen", hours=0.0, horizon_h=plan.horizon_h, quantities=unseen)
-    latencies = latency_minutes(rows.requests, load)
+    of_requests = {**latency_minutes(rows.requests, load), **work_minutes(rows.requests, load)}
     found: list[QuantityDrift] = []
     for quantity in QUANTITIES:
-        series = _series(quantity, latencies, rows.samples, load)
+        series = _series(quantity, of_requests, rows.samples, load)
         found += [
             judge_minutes(quantity, where, minutes, _capacity(quantity, where, rows.samples, plan), plan)
             for where, minutes in series.items()
@@ -172,11 +133,12 @@ def _overall(found: Sequence[QuantityDrift], *, has_restarted: bool) -> DriftSta
 
 
 def _series(
-    quantity: Quantity, latencies: Mapping[str, Minutes], samples: Iterable[Sample], load: Load
+    quantity: Quantity, of_requests: Mapping[str, Minutes], samples: Iterable[Sample], load: Load
 ) -> dict[str, Minutes]:
     if quantity.source is None:
-        return {"": latencies[quantity.name]} if latencies[quantity.name] else {}
-    return signal_minutes(samples, quantity.source, quantity.name, load)
+        return {"": of_requests[quantity.name]} if of_requests[quantity.name] else {}
+    minutes_of = counter_minutes if quantity.is_counter else signal_minutes
+    return minutes_of(samples, quantity.source, quantity.name, load)
 
 
 def _capacity(quantity: Quantity, where: str, samples: Iterable[Sample], plan: DriftPlan) -> float | None:
@@ -202,20 +164,29 @@ def judge_minutes(
     quantity: Quantity, where: str, minutes: Minutes, capacity: float | None, plan: DriftPlan
 ) -> QuantityDrift:
     """The verdict on one series; `capacity` is in the quantity's unit."""
-    blocks = blocks_of(minutes)
+    blocks, hourly = blocks_of(minutes), by_hour(minutes)
     if len(blocks) < BLOCKS_MIN:
-        return QuantityDrift(quantity=quantity, where=where, status="too short", blocks=len(blocks))
+        return QuantityDrift(
+            quantity=quantity,
+            where=where,
+            status="too short",
+            blocks=len(blocks),
+            hourly=hourly,
+            points=tuple(blocks),
+        )
     trend = theil_sen([hour for hour, _ in blocks], [value for _, value in blocks])
     p_value = mann_kendall([value for _, value in blocks]).p_value
     start, last_h = trend.at_zero, blocks[-1][0]
-    allowed = _rise_allowed(quantity, start, capacity, hours=plan.horizon_h)
+    allowed = _rise_allowed(quantity, abs(start), capacity, hours=plan.horizon_h)
     projected = trend.slope * plan.horizon_h
     room = math.inf if capacity is None else max(capacity - (start + trend.slope * last_h), 0.0)
     full_in_h = room / trend.slope if trend.slope > 0 and math.isfinite(room) else None
-    matters = projected > allowed or (full_in_h is not None and full_in_h <= plan.horizon_h)
-    is_trend = p_value < TREND_P_VALUE and trend.low > 0
-    step_min = _rise_allowed(quantity, start, capacity, hours=1.0)
-    steps = steps_of(dict(blocks), slope=trend.slope, step_min=step_min)
+    worse = -projected if quantity.is_worse_lower else projected
+    matters = worse > allowed or (full_in_h is not None and full_in_h <= plan.horizon_h)
+    surely_worse = trend.high < 0 if quantity.is_worse_lower else trend.low > 0
+    is_trend = p_value < TREND_P_VALUE and surely_worse
+    step_min = _rise_allowed(quantity, abs(start), capacity, hours=1.0)
+    steps = _steps(quantity, blocks, trend.slope, step_min)
     return QuantityDrift(
         quantity=quantity,
         where=where,
@@ -228,8 +199,28 @@ def judge_minutes(
         rise_allowed=allowed,
         capacity=capacity,
         full_in_h=full_in_h if is_trend else None,
+        hourly=hourly,
+        points=tuple(blocks),
         steps=steps,
     )
+
+
+def by_hour(minutes: Minutes) -> dict[int, float]:
+    """The median of each hour's minutes."""
+    values: dict[int, list[float]] = {}
+    for minute, value in minutes.items():
+        values.setdefault(minute // 60, []).append(value)
+    return {hour: median(found) for hour, found in sorted(values.items())}
+
+
+def _steps(
+    quantity: Quantity, blocks: Sequence[tuple[float, float]], slope: float, step_min: float
+) -> tuple[Step, ...]:
+    """What is worse lower is looked at upside down."""
+    if not quantity.is_worse_lower:
+        return steps_of(dict(blocks), slope=slope, step_min=step_min)
+    mirrored = steps_of({hour: -value for hour, value in blocks}, slope=-slope, step_min=step_min)
+    return tuple(Step(at_h=step.at_h, before=-step.before, after=-step.after) for step in mirrored)
 
 
 def _rise_allowed(quantity: Quantity, start: float, capacity: float | None, *, hours: float) -> float:
@@ -248,15 +239,25 @@ def _at_idle(samples: Iterable[Sample], load: Load) -> list[QuantityDrift]:
     by_server: dict[str, list[IdlePoint]] = {}
     for point in idle_points(samples, load.start_ns):
         by_server.setdefault(point.where, []).append(point)
-    return [
-        QuantityDrift(
-            quantity=IDLE,
-            where=where,
-            status="drifts" if points[-1].kv_usage_ratio > 0 else "steady",
-            blocks=len(points),
-            start=points[0].kv_usage_ratio,
-            rise_projected=points[-1].kv_usage_ratio,
-            rise_allowed=0.0,
-        )
-        for where, points in by_server.items()
-    ] or [_not_seen(IDLE)]
+    return [_idle_drift(where, points, load) for where, points in by_server.items()] or [_not_seen(IDLE)]
+
+
+def _idle_drift(where: str, points: Sequence[IdlePoint], load: Load) -> QuantityDrift:
+    hours = [(point.at_ns - load.start_ns) / 3.6e12 for point in points]
+    kept = [point.kv_usage_ratio for point in points]
+    trend = theil_sen(hours, kept) if len(points) > 1 else None
+    grows = trend is not None and trend.slope > 0
+    return QuantityDrift(
+        quantity=IDLE,
+        where=where,
+        status="drifts" if kept[-1] > 0 else "steady",
+        blocks=len(points),
+        start=kept[0],
+        rise_per_h=trend,
+        p_value=mann_kendall(kept).p_value,
+        rise_projected=kept[-1],
+        rise_allowed=0.0,
+        full_in_h=max(KV_FULL_RATIO - kept[-1], 0.0) / trend.slope if trend is not None and grows else None,
+        points=tuple(zip(hours, kept, strict=True)),
+        hourly=by_hour({int(hour * 60): value for hour, value in zip(hours, kept, strict=True)}),
+    )

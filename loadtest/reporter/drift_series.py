@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -10,11 +11,12 @@ from typing import Final
 
 import numpy as np
 
-from loadtest.columns import Columns, Flags, Ints, joined
+from loadtest.columns import NULL, Columns, Flags, Ints, joined
 from loadtest.records import Event, Sample, SampleSource
 from loadtest.reporter.latency import NEEDED, succeeded, tpot_s, ttft_s
 from loadtest.reporter.observation import Window
 from loadtest.reporter.stages import windows
+from loadtest.reporter.turns import takes_turns
 from loadtest.request_table import RequestTable
 
 MINUTE_NS: Final = 60_000_000_000
@@ -47,6 +49,14 @@ class Load:
         for stage in self.stages:
             inside |= (stage.settled_ns <= at_ns) & (at_ns < stage.end_ns)
         return inside
+
+    def held_s(self, minute: int) -> float:
+        """How much of a minute was at full load."""
+        start_ns = self.start_ns + minute * MINUTE_NS
+        spans_ns = (
+            min(stage.end_ns, start_ns + MINUTE_NS) - max(stage.settled_ns, start_ns) for stage in self.stages
+        )
+        return sum(max(span_ns, 0) for span_ns in spans_ns) / 1e9
 
     def minute(self, at_ns: Ints) -> Ints:
         return np.asarray((at_ns - self.start_ns) // MINUTE_NS)
@@ -85,10 +95,50 @@ def _add_medians(rows: Columns, load: Load, found: Mapping[str, dict[int, float]
             found[name][minute] = float(np.median(values[known & (minutes == minute)]))
 
 
+def work_minutes(requests: RequestTable, load: Load) -> dict[str, Minutes]:
+    """Output tokens a second, and the share of requests that failed, by the minute they ended in."""
+    minutes = math.ceil((load.end_ns - load.start_ns) / MINUTE_NS)
+    ended, failed, tokens = (np.zeros(minutes) for _ in range(3))
+    for part in requests.columns("outcome", "output_tokens", "done_ns"):
+        rows = part.take(load.holds(part["done_ns"]) & ~part.among("outcome", {"client_cancel"}))
+        minute, output_tokens = load.minute(rows["done_ns"]), rows["output_tokens"]
+        known = np.where(output_tokens == NULL, 0, output_tokens)
+        ended += np.bincount(minute, minlength=minutes)
+        failed += np.bincount(minute, weights=~succeeded(rows), minlength=minutes)
+        tokens += np.bincount(minute, weights=known, minlength=minutes)
+    seen = np.flatnonzero(ended).tolist()
+    return {
+        "errors": {minute: float(failed[minute] / ended[minute]) for minute in seen},
+        "throughput": {minute: float(tokens[minute] / load.held_s(minute)) for minute in seen},
+    }
+
+
 def signal_minutes(
     samples: Iterable[Sample], source: SampleSource, signal: str, load: Load
 ) -> dict[str, Minutes]:
     """One signal at full load, by what was looked at: a server, a device, a worker."""
+    return {
+        name: {minute: median(values) for minute, values in minutes.items()}
+        for name, minutes in _seen(samples, source, signal, load).items()
+    }
+
+
+def counter_minutes(
+    samples: Iterable[Sample], source: SampleSource, signal: str, load: Load
+) -> dict[str, Minutes]:
+    """How much a counter rose in each minute at full load; one that fell began again from 0."""
+    return {
+        name: {
+            minute: sum(later - earlier if later >= earlier else later for earlier, later in pairwise(values))
+            for minute, values in minutes.items()
+        }
+        for name, minutes in _seen(samples, source, signal, load).items()
+    }
+
+
+def _seen(
+    samples: Iterable[Sample], source: SampleSource, signal: str, load: Load
+) -> dict[str, dict[int, list[float]]]:
     seen: dict[str, dict[int, list[float]]] = {}
     for sample in samples:
         if sample.source != source or signal not in sample.signals:
@@ -97,9 +147,7 @@ def signal_minutes(
             continue
         minute = (sample.at_ns - load.start_ns) // MINUTE_NS
         seen.setdefault(where_of(sample), {}).setdefault(minute, []).append(sample.signals[signal])
-    return {
-        name: {minute: median(values) for minute, values in minutes.items()} for name, minutes in seen.items()
-    }
+    return seen
 
 
 def where_of(sample: Sample) -> str:
@@ -150,6 +198,7 @@ def restarts(samples: Iterable[Sample]) -> list[Restart]:
     return [
         Restart(at_ns=after.at_ns, where=name)
         for name, looks in by_target.items()
+        if not takes_turns(looks)
         for before, after in pairwise(looks)
         if before.signals["process_start_time_seconds"] != after.signals["process_start_time_seconds"]
     ]

@@ -73,7 +73,7 @@ def forecast_dict(page: ForecastPage) -> dict[str, Any]:
         "full_at": cast.full_at,
         "full_by": cast.full_by,
         "goal": asdict(page.goal),
-        "n_slo": None if not page.goal.limits_s else asdict(_n_slo(cast)),
+        "n_slo": None if not page.goal.limits_s else asdict(cast.n_slo_range),
         "levels": [_row_dict(row) for row in cast.rows],
         "cautions": list(page.cautions),
     }
@@ -113,7 +113,7 @@ def _counts(page: ForecastPage) -> list[str]:
     if page.prediction.n_slots is not None:
         rows.append(("N_slots", Interval.exact(page.prediction.n_slots), _count, "max_num_seqs"))
     if page.goal.limits_s:
-        rows.append(("N_slo", _n_slo(page.forecast), _count, _slo(page)))
+        rows.append(("N_slo", page.forecast.n_slo_range, _count, _slo(page)))
     spreads = [_spread(interval, show) for _, interval, show, _ in rows]
     width = max(len(spread) for spread in spreads)
     lines = ["Requests at once"]
@@ -140,12 +140,6 @@ def _slo(page: ForecastPage) -> str:
     if broken is None:
         return f"{wanted}: kept at every level tried"
     return f"{wanted}: {broken.users:,} users break {_named(broken)}; levels between were not tried"
-
-
-def _n_slo(cast: Forecast) -> Interval:
-    """Over the cost's range; a server that preempts can keep a limit though its steps are slower."""
-    ends = [cast.n_slo(attrgetter(speed)) for speed in ("slow", "likely", "fast")]
-    return Interval(low=min(ends), likely=ends[1], high=max(ends))
 
 
 def _load(page: ForecastPage) -> list[str]:

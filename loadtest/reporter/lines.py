@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from estimator.capacity import Prediction
-from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.observation import ClientHealth, Observation
 from loadtest.reporter.plain import one_line
 from loadtest.reporter.searched import bracket_text
@@ -82,7 +81,7 @@ def client(health: ClientHealth) -> str:
 
 
 def signed(verdict: Verdict, report_path: str) -> str:
-    number = f"{verdict.n_safe} parallel requests ({BUFFER_RATIO:.0%} buffer)"
+    number = f"{verdict.n_safe} parallel requests ({verdict.buffer_ratio:.0%} buffer)"
     if verdict.status in ("VOID", "FAIL"):
         number = "no number"
     why = "" if verdict.status == "PASS" else f"   {verdict.reason}"

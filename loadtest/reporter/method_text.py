@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loadtest.reporter.verdict import Verdict
+from loadtest.scenario import Limits
 
 COHORT = (
     "A request counts for the stage it started in and is waited for to its end. Failed requests count "
@@ -32,17 +33,24 @@ def method(verdict: Verdict) -> list[str]:
 def _staged(verdict: Verdict) -> list[str]:
     evidence, observation = verdict.evidence, verdict.observation
     return [
-        "A stage held when its users were really in flight, nothing was preempted, no queue stood (median "
-        "waiting below 1, or below what comes within two engine steps), "
+        f"A stage held when its users were really in flight, {_preempted(observation.limits)}, no requests "
+        "were parked in front of the engine, no queue stood (median waiting below 1, or below what comes "
+        "within two engine steps), "
         f"{observation.percentile:g}% of its requests kept every limit and at most "
-        f"{observation.limits.failures_max_ratio:.0%} failed. N_max is the highest stage that held with all "
-        "below it.",
+        f"{observation.limits.failures_max_ratio * 100:g}% failed. N_max is the highest stage that held "
+        "with all below it. A stage at which the load generator was late or busy is void: it counts for "
+        "nothing.",
         f"The proof pools the stages that held at N_safe users or more: {evidence.k} of {evidence.n} "
         f"requests broke a limit or failed; with a design effect of {evidence.design_effect:.1f} (requests "
         f"of one run resemble each other) an exact binomial test at {evidence.confidence:.0%} says "
         f"{evidence.answer}.",
-        f"{COHORT}Settling seconds are not judged, but a preemption in them is.",
+        f"{COHORT}Settling seconds are not judged, but where no preemption is allowed one in them is.",
     ]
+
+
+def _preempted(limits: Limits) -> str:
+    most = limits.preemptions_max_per_100_requests
+    return "nothing was preempted" if most is None else f"at most {most:g} in 100 requests were preempted"
 
 
 def _searched(verdict: Verdict) -> list[str]:

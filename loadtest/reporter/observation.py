@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from loadtest.reporter.uneven import Uneven
 from loadtest.scenario import Limits
 from loadtest.search_result import SearchResult
 from loadtest.sequential.trend import Slope
@@ -61,7 +62,9 @@ class ClientHealth:
     """Median over the seconds of each second's worst lateness of a timer."""
     cpu_max_ratio: float | None
     parked_ratio: float | None
-    """Share of the requests in flight that the server counts neither as running nor as waiting."""
+    """Share of the requests in flight that the server counts neither as running nor as waiting: median."""
+    parked_mostly_ratio: float | None = None
+    """The same in four looks of five: at least so large."""
     faults: tuple[str, ...]
     halts: tuple[str, ...] = ()
     """Those of them that spoil a stage whatever else it shows: nobody asked the server meanwhile."""
@@ -109,6 +112,8 @@ class StageObservation:
     kv_usage_mean_ratio: float | None
     kv_usage_max_ratio: float | None
     preemptions: float | None
+    """Over the whole stage: one while it settles is one too many, unless a rate of them is allowed."""
+    preempted_in_window: float | None = None
     looks: int
     """How often the server was looked at in the window, and how often in vain."""
     looks_in_vain: int
@@ -136,6 +141,8 @@ class StageObservation:
     prefix_hit_ratio: float | None = None
     """Share of the prompt tokens looked up in the prefix cache that were found there."""
     first_tokens: FirstTokens | None = None
+    uneven: Uneven | None = None
+    """Where some engines were full while others had room."""
     output_tokens_per_s_error: float | None = None
     """Standard error of the mean token rate, from batches of the window."""
 

@@ -11,19 +11,20 @@ import jinja2
 
 from loadtest.reporter.attribution import held_sentences
 from loadtest.reporter.audit_text import audit_facts
-from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.charts import draw_charts
+from loadtest.reporter.innocence import PARKED_RATIO
 from loadtest.reporter.lines import client, gap, observed, predicted, signed
 from loadtest.reporter.method_text import method, proof
-from loadtest.reporter.observation import StageObservation
+from loadtest.reporter.observation import Observation, StageObservation
 from loadtest.reporter.plain import markdown_cell, one_line
 from loadtest.reporter.stages import failed
 from loadtest.reporter.verdict import Verdict
-from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S, PARKED_RATIO, SEND_LATENESS_S
+from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S, SEND_LATENESS_S
 from loadtest.reporter.waterfall import waterfall_of
 from loadtest.reporter.waterfall_chart import draw_waterfall
 from loadtest.reporter.waterfall_text import waterfall_dict, waterfall_rows
 from loadtest.run_folder import Manifest
+from loadtest.scenario import limits_text
 
 SCHEMA_VERSION: Final = 1
 NOT_SEEN: Final = "not seen"
@@ -72,7 +73,7 @@ class Row:
 def html_page(verdict: Verdict, manifest: Manifest, run_path: str) -> str:
     """One self-contained file: no script, no address but those that are the run's own text."""
     return (
-        _environment(autoescape=True)
+        page_environment(autoescape=True)
         .get_template("report.html.j2")
         .render(page=_page(verdict, manifest, run_path, with_charts=True))
     )
@@ -82,7 +83,7 @@ def markdown_page(verdict: Verdict, manifest: Manifest, run_path: str) -> str:
     """The same without pictures, for a ticket or a pull request."""
     # Markdown is no markup of ours to escape into: the `cell` filter makes text inert instead.
     return (
-        _environment(autoescape=False)
+        page_environment(autoescape=False)
         .get_template("report.md.j2")
         .render(page=_page(verdict, manifest, run_path, with_charts=False))
     )
@@ -104,7 +105,7 @@ def json_page(verdict: Verdict, manifest: Manifest) -> str:
         "model": manifest.model,
         "versions": dict(manifest.versions),
         "seed": manifest.scenario.get("seed"),
-        "buffer_ratio": BUFFER_RATIO,
+        "buffer_ratio": verdict.buffer_ratio,
         "is_unverified": manifest.origin.is_unverified,
         "audit": [dataclasses.asdict(check) for check in manifest.audit],
     }
@@ -118,7 +119,7 @@ def json_page(verdict: Verdict, manifest: Manifest) -> str:
     return json.dumps(body, indent=2, ensure_ascii=True) + "\n"
 
 
-def _environment(*, autoescape: bool) -> jinja2.Environment:
+def page_environment(*, autoescape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("loadtest.reporter"),
         autoescape=autoescape,  # noqa: S701  (on for HTML)
@@ -159,14 +160,14 @@ def _page(verdict: Verdict, manifest: Manifest, run_path: str, *, with_charts: b
         "waterfall_svg": draw_waterfall(waterfall) if waterfall is not None and with_charts else "",
         "unknowns": [one_line(unknown) for unknown in observation.unknowns],
         "columns": COLUMNS,
-        "rows": [_row(stage, is_limit=stage.users == observation.n_max) for stage in observation.stages],
+        "rows": stage_rows(observation),
         "charts": [
             {"name": name, "title": CHART_TEXT[name][0], "caption": CHART_TEXT[name][1], "svg": svg}
             for name, svg in charts.items()
         ],
-        "checks": _checks(verdict),
+        "checks": checks(verdict.observation),
         "method": method(verdict),
-        "facts": _facts(verdict, manifest, run_path),
+        "facts": facts(verdict.observation, manifest, run_path),
     }
 
 
@@ -186,7 +187,12 @@ def _arithmetic(verdict: Verdict) -> str:
     known = ", ".join(f"{name} {value}" for name, value in named if value is not None)
     unknown = ", ".join(name for name, value in named if value is None)
     rest = f" Not known or not set: {unknown}." if unknown else ""
-    return f"N_safe = floor({1 - BUFFER_RATIO:g} x min({known})) = {verdict.n_safe}.{rest}"
+    return f"N_safe = floor({1 - verdict.buffer_ratio:g} x min({known})) = {verdict.n_safe}.{rest}"
+
+
+def stage_rows(observation: Observation) -> list[Row]:
+    """The cells of COLUMNS, stage by stage."""
+    return [_row(stage, is_limit=stage.users == observation.n_max) for stage in observation.stages]
 
 
 def _row(stage: StageObservation, *, is_limit: bool) -> Row:
@@ -210,6 +216,8 @@ def _row(stage: StageObservation, *, is_limit: bool) -> Row:
 
 
 def _held(stage: StageObservation) -> str:
+    if stage.client.faults:
+        return f"void: {'; '.join(stage.client.faults)}"
     if not stage.held:
         return "; ".join(stage.faults)
     return "held" if stage.is_fully_seen else "held, as far as seen"
@@ -219,8 +227,9 @@ def _shown(value: float | None, pattern: str) -> str:
     return NOT_SEEN if value is None else pattern.format(value)
 
 
-def _checks(verdict: Verdict) -> list[dict[str, str]]:
-    health = verdict.observation.client
+def checks(observation: Observation) -> list[dict[str, str]]:
+    """Can the load generator be trusted? What was seen beside what is allowed."""
+    health = observation.client
     return [
         {
             "name": "send lateness p99",
@@ -253,17 +262,19 @@ def _ms(duration_s: float | None) -> float | None:
     return None if duration_s is None else duration_s * 1000
 
 
-def _facts(verdict: Verdict, manifest: Manifest, run_path: str) -> list[tuple[str, str]]:
-    outcomes = ", ".join(f"{name} {count}" for name, count in sorted(verdict.observation.outcomes.items()))
-    facts = [
+def facts(observation: Observation, manifest: Manifest, run_path: str) -> list[tuple[str, str]]:
+    """What a run was, for whoever repeats it."""
+    outcomes = ", ".join(f"{name} {count}" for name, count in sorted(observation.outcomes.items()))
+    found = [
         ("run", run_path),
         ("server", f"{manifest.host} ({manifest.engine}, {manifest.model})"),
         ("scenario", f"{manifest.scenario.get('name')}, seed {manifest.scenario.get('seed')}"),
-        ("requests", f"{verdict.observation.requests}: {outcomes or 'none'}"),
+        ("limits", limits_text(observation.limits)),
+        ("requests", f"{observation.requests}: {outcomes or 'none'}"),
         ("versions", ", ".join(f"{name} {number}" for name, number in sorted(manifest.versions.items()))),
         ("state", manifest.state),
         *audit_facts(manifest),
     ]
-    if verdict.observation.damaged_lines:
-        facts.append(("damage", f"{verdict.observation.damaged_lines} unreadable lines were skipped"))
-    return [(label, one_line(text)) for label, text in facts]
+    if observation.damaged_lines:
+        found.append(("damage", f"{observation.damaged_lines} unreadable lines were skipped"))
+    return [(label, one_line(text)) for label, text in found]

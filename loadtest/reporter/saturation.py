@@ -7,6 +7,7 @@ to their end. Preemptions count over the whole stage: one while it settles is on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean, median
 from typing import Any, Final
@@ -17,6 +18,13 @@ from loadtest.reporter.audit_text import access_doubts
 from loadtest.reporter.cache_audit import cache_doubts, cache_notes
 from loadtest.reporter.cohort import judge_cohort, outcomes_of
 from loadtest.reporter.far import clock_notes, far_fault
+from loadtest.reporter.innocence import (
+    client_wall,
+    client_wall_of_search,
+    counting,
+    parked_fault,
+    with_client,
+)
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
 from loadtest.reporter.searched import doubts_of_levels, faults_of_level, level_that_broke
 from loadtest.reporter.signs import signs
@@ -27,13 +35,21 @@ from loadtest.reporter.stages import (
     series,
     windows,
 )
-from loadtest.reporter.token_audit import audit_tokens, pace_doubt, token_doubts, token_notes, usage_lies
+from loadtest.reporter.token_audit import (
+    audit_tokens,
+    pace_doubt,
+    token_doubts_of_levels,
+    token_notes,
+    usage_lies,
+)
+from loadtest.reporter.turns import SENTENCE, takes_turns
 from loadtest.reporter.validity import broken_off, counts_disagree, server_death
 from loadtest.reporter.walls import client_health, halted, name_wall
 from loadtest.results import RunRows
 from loadtest.run_folder import Manifest
 from loadtest.scenario import Limits, parse_scenario
 from loadtest.search_result import SearchResult
+from loadtest.violations import failure_fault, preemption_fault
 
 LOOKS_IN_VAIN_RATIO: Final = 0.10
 """Where more looks at the server than this failed, nobody knows whether requests waited."""
@@ -51,17 +67,14 @@ def observe(
     engine = [sample for sample in rows.samples if sample.source == "engine"]
     cut = windows(rows.events)
     start_ns = cut[0].start_ns if cut else 0
-    judged = [window for window in cut if window.window_s > 0]
+    judged = [window for window in cut if window.window_s > 0 and window.users > 0]
     stages = tuple(_stage(window, rows, engine, limits, found) for window in judged)
     by_users = sorted(stages, key=lambda stage: stage.users)
-    broken = next((stage for stage in by_users if not stage.held), None)
-    if found is not None:
-        broken = level_that_broke(stages, found)
+    broken, n_max = _limit(by_users) if found is None else (level_that_broke(stages, found), found.n_max)
     gave_up = broken_off(rows.events)
     death = server_death(rows.requests, engine)
     audit = audit_tokens(rows.requests, cut)
     below = [s for s in by_users if broken is None or s.users < broken.users]
-    n_max = max((stage.users for stage in below), default=0) if found is None else found.n_max
     invalid: str | None
     # where nothing broke, the highest level is the one in which it happened
     earlier = below[:-1] if broken is None else below
@@ -70,17 +83,24 @@ def observe(
     elif death is not None:
         invalid = f"{death}; {_last_good(earlier)}"
     else:
-        invalid = far_fault(rows.events) or counts_disagree(rows.requests, engine) or usage_lies(audit)
+        in_turn = SENTENCE if takes_turns(engine) else None
+        invalid = (
+            far_fault(rows.events) or in_turn or counts_disagree(rows.requests, engine) or usage_lies(audit)
+        )
+    spoiled = client_wall(by_users, n_max, broken) if found is None else client_wall_of_search(stages, found)
     wall = (None if gave_up or death else halted(stages)) or (
-        Wall(name="invalid", evidence=invalid) if invalid else name_wall(stages, broken, slots)
+        Wall(name="invalid", evidence=invalid)
+        if invalid
+        else with_client(name_wall(stages, broken, slots), spoiled)
     )
-    held = [window for window, stage in zip(judged, stages, strict=True) if stage.users <= n_max]
+    by_index = {window.index: window for window in judged}
+    held = [by_index[stage.index] for stage in counting(stages) if stage.users <= n_max]
     return Observation(
         stages=stages,
         n_max=n_max,
-        n_slo=_n_slo(by_users, limits) if found is None else n_max,
+        n_slo=_n_slo(counting(by_users), limits) if found is None else n_max,
         first_broken=broken,
-        is_monotone=_is_monotone(by_users) if found is None else found.is_monotone,
+        is_monotone=_is_monotone(counting(by_users)) if found is None else found.is_monotone,
         wall=wall,
         server_died=death is not None,
         given_up_with=gave_up[1] if gave_up else None,
@@ -88,12 +108,12 @@ def observe(
         unknowns=(
             *access_doubts(manifest),
             *(
-                _unknowns([stage for stage in stages if stage.users <= n_max])
+                _unknowns([stage for stage in counting(stages) if stage.users <= n_max])
                 if found is None
-                else doubts_of_levels(stages)
+                else doubts_of_levels(counting(stages), limits)
             ),
             *_slots_doubt(stages, slots),
-            *token_doubts(audit, scenario),
+            *token_doubts_of_levels(rows.requests, held, scenario),
             *cache_doubts(scenario, engine, held),
             *(doubt for window in held if (doubt := pace_doubt(rows.requests, window)) is not None),
         ),
@@ -110,6 +130,19 @@ def observe(
         search=found,
         notes=(*token_notes(audit), *cache_notes(scenario, engine, held), *clock_notes(rows.events)),
     )
+
+
+def _limit(by_users: Sequence[StageObservation]) -> tuple[StageObservation | None, int]:
+    """The first level that broke and the highest that held below it, of those that count.
+
+    Where none of those broke, one above them that broke and does not count: something ended there.
+    """
+    broken = next((stage for stage in counting(by_users) if not stage.held), None)
+    below = [s for s in counting(by_users) if s.held and (broken is None or s.users < broken.users)]
+    n_max = max((stage.users for stage in below), default=0)
+    if broken is None:
+        broken = next((stage for stage in by_users if not stage.held and stage.users > n_max), None)
+    return broken, n_max
 
 
 def _is_monotone(by_users: Sequence[StageObservation]) -> bool:
@@ -142,6 +175,9 @@ def _stage(
         "queue_from": queue_from(cohort.requests_per_s, cohort.tpot.p50_s if cohort.tpot else 0.0),
         "in_flight_mean": in_flight,
         "preemptions": _preemptions(engine, window),
+        "preempted_in_window": _preemptions(engine, replace(window, start_ns=window.settled_ns)),
+        "client": client_health(rows, [window]),
+        "requests_per_s": cohort.requests_per_s,
         "waiting_median": median(waiting) if waiting else None,
         "outcomes": cohort.outcomes,
         "requests": len(cohort.violations),
@@ -165,10 +201,8 @@ def _stage(
         ttft=cohort.ttft,
         tpot=cohort.tpot,
         e2e=cohort.e2e,
-        requests_per_s=cohort.requests_per_s,
         output_tokens_per_s=cohort.output_tokens_per_s,
         little_ratio=cohort.little_ratio,
-        client=client_health(rows, [window]),
         faults=_faults(facts, limits) if found is None else faults_of_level(found, window.index),
         **signs(rows.requests, engine, window),
         **facts,
@@ -177,17 +211,19 @@ def _stage(
 
 def _faults(facts: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
     faults: list[str] = []
-    preemptions, waiting, requests = facts["preemptions"], facts["waiting_median"], facts["requests"]
+    waiting, requests = facts["waiting_median"], facts["requests"]
     bad, lost = sum(facts["violations"]), failed(facts["outcomes"])
-    if preemptions:
-        faults.append(f"{preemptions:.0f} preemptions")
+    # where some are allowed, their rate is that of the requests that are judged
+    allows_some = limits.preemptions_max_per_100_requests is not None
+    preempted = facts["preempted_in_window" if allows_some else "preemptions"] or 0.0
+    faults += filter(None, [preemption_fault(preempted, requests, limits)])
     if waiting is not None and waiting >= facts["queue_from"]:
         faults.append(f"a queue: {waiting:.0f} requests waiting in the median")
     if bad > limits.violations_max_ratio * requests:
         share = 1 - bad / requests
         faults.append(f"only {share:.1%} of requests within the limits, {limits.percentile:g}% wanted")
-    if lost > limits.failures_max_ratio * requests:
-        faults.append(f"{lost} of {requests} requests failed")
+    parked = parked_fault(facts["client"], facts["in_flight_mean"], facts["requests_per_s"])
+    faults += filter(None, [failure_fault(lost, requests, limits), parked])
     if not requests:
         faults.append("no request started in the window")
     elif facts["shortfall"]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from loadtest.reporter.innocence import parked_fault
 from loadtest.reporter.observation import Observation, StageObservation
+from loadtest.scenario import Limits
 from loadtest.search_result import LevelVerdict, SearchResult
 from loadtest.sequential import Answer, Evidence
 
@@ -25,13 +27,18 @@ def level_that_broke(stages: Sequence[StageObservation], found: SearchResult) ->
     return next((stage for stage in stages if stage.users == found.breaks and not stage.held), None)
 
 
-def doubts_of_levels(stages: Sequence[StageObservation]) -> tuple[str, ...]:
-    """A level proves nothing where its users were not really in flight."""
-    return tuple(
-        f"whether {stage.users} users hold ({stage.shortfall})"
+def doubts_of_levels(stages: Sequence[StageObservation], limits: Limits) -> tuple[str, ...]:
+    """A level proves nothing where its users were not really in flight, or a limit on it was not seen."""
+    doubts = [
+        f"whether {stage.users} users hold ({why})"
         for stage in stages
-        if stage.held and stage.shortfall
-    )
+        if stage.held
+        and (why := stage.shortfall or parked_fault(stage.client, stage.in_flight_mean, stage.requests_per_s))
+    ]
+    counts_preemptions = limits.preemptions_max_per_100_requests is not None
+    if counts_preemptions and any(stage.preemptions is None for stage in stages):
+        doubts.append("whether requests were preempted (the server shows no preemption counter)")
+    return tuple(doubts)
 
 
 def certified(found: SearchResult, *, q: float, confidence: float) -> Evidence:

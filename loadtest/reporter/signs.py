@@ -13,6 +13,7 @@ from loadtest.columns import NULL
 from loadtest.records import Sample
 from loadtest.reporter.latency import succeeded, ttft_s
 from loadtest.reporter.observation import FirstTokens, Window
+from loadtest.reporter.uneven import uneven
 from loadtest.request_table import RequestTable
 from loadtest.sequential import Slope, theil_sen
 
@@ -30,6 +31,7 @@ def signs(requests: RequestTable, engine: Sequence[Sample], window: Window) -> d
         "waiting_growth": _waiting_growth(looks),
         "prefix_hit_ratio": _prefix_hit_ratio(looks),
         "first_tokens": _first_tokens(requests, looks),
+        "uneven": uneven(looks),
         "output_tokens_per_s_error": _token_rate_error(requests, window),
     }
 

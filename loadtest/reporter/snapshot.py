@@ -119,7 +119,7 @@ def _limits(verdict: Verdict) -> tuple[Figure, Figure]:
     breaks = verdict.observation.breaks
     most = None if breaks is None else max(breaks - 1, verdict.n_max)
     known = [limit for limit in (verdict.n_kv, verdict.n_slots, most) if limit is not None]
-    safe_most = safe_limit(*known) if known else None
+    safe_most = safe_limit(*known, buffer_ratio=verdict.buffer_ratio) if known else None
     n_safe = Figure(
         value=verdict.n_safe,
         low=verdict.n_safe,

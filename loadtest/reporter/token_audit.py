@@ -103,22 +103,35 @@ def usage_lies(audit: TokenAudit) -> str | None:
     )
 
 
-def token_doubts(audit: TokenAudit, scenario: Scenario) -> tuple[str, ...]:
-    """What must be known of the tokens before the load can be called the scenario's."""
+def token_doubts_of_levels(
+    requests: RequestTable, windows: Sequence[Window], scenario: Scenario
+) -> tuple[str, ...]:
+    """Level by level: one whose lengths were other ones is not made good by the next. Each doubt once."""
+    found: dict[str, str] = {}
+    for window in windows:
+        for kind, doubt in token_doubts(audit_tokens(requests, [window]), scenario).items():
+            found.setdefault(kind, f"{doubt} at {window.label}")
+    return tuple(found.values())
+
+
+def token_doubts(audit: TokenAudit, scenario: Scenario) -> dict[str, str]:
+    """What must be known of the tokens before the load can be called the scenario's, by what it is about."""
     may_be_less = _upper_bounds(scenario)
-    doubts = []
+    doubts = {}
     untold = audit.answers - audit.told
     if untold > UNTOLD_RATIO * audit.answers:
-        doubts.append(f"how many tokens {untold} of {audit.answers} answers had (the server told no usage)")
+        doubts["usage"] = (
+            f"how many tokens {untold} of {audit.answers} answers had (the server told no usage)"
+        )
     for what, planned, counted, slack in (
         ("prompts", audit.planned_input_tokens, audit.input_tokens, INPUT_DIFFERS_RATIO),
         ("answers", audit.planned_output_tokens, audit.output_tokens, OUTPUT_DIFFERS_RATIO),
     ):
         if counted > (1 + slack) * planned or (counted < (1 - slack) * planned and what not in may_be_less):
-            doubts.append(
+            doubts[what] = (
                 f"how the planned load would do ({what} had {counted / planned:.0%} of the planned tokens)"
             )
-    return tuple(doubts)
+    return doubts
 
 
 def token_notes(audit: TokenAudit) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from loadtest.columns import Ints
 from loadtest.records import Event, Sample
 from loadtest.reporter.latency import succeeded
+from loadtest.reporter.turns import takes_turns
 from loadtest.request_table import RequestTable
 
 LOOKS_IN_VAIN: Final = 3
@@ -31,7 +32,8 @@ def server_death(requests: RequestTable, engine: Sequence[Sample]) -> str | None
     starts = [
         s.signals["process_start_time_seconds"] for s in engine if "process_start_time_seconds" in s.signals
     ]
-    if any(later != earlier for earlier, later in pairwise(starts)) or _a_counter_fell(engine):
+    began_again = any(later != earlier for earlier, later in pairwise(starts)) or _a_counter_fell(engine)
+    if began_again and not takes_turns(engine):
         return "the server restarted during the run: its counters began again"
     answered_ns = _answered_ns(requests)
     seen_ns = max((s.at_ns for s in engine if s.signals), default=None)

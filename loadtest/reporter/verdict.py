@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from estimator.capacity import Prediction
-from loadtest.reporter.buffer import safe_limit
+from loadtest.reporter.buffer import buffer_of, safe_limit
+from loadtest.reporter.innocence import counting
 from loadtest.reporter.observation import Observation, StageObservation, Wall
 from loadtest.reporter.searched import certified, conclusion
 from loadtest.sequential import Evidence, weigh
-
-CONFIDENCE: Final = 0.95
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "VOID"]
 EXIT_CODES: Final[dict[Status, int]] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 4, "VOID": 5}
@@ -38,18 +37,26 @@ class Verdict:
     prediction: Prediction | None
     observation: Observation
 
+    @property
+    def buffer_ratio(self) -> float:
+        return buffer_of(self.observation.limits.buffer_ratio)
+
 
 def judge(prediction: Prediction | None, observation: Observation) -> Verdict:
-    """N_safe = floor(0.8 x min(N_kv, N_slots, N_slo, N_max)); PASS needs it proven, not only seen."""
+    """N_safe = floor((1 - buffer) x min(the limits)); PASS needs it proven, not only seen."""
     n_kv = None if prediction is None else prediction.n_kv
     n_slots = None if prediction is None else prediction.n_slots
     found = observation.search
     if found is None:
-        n_safe = safe_limit(n_kv, n_slots, observation.n_slo, observation.n_max)
+        n_safe = safe_limit(
+            n_kv, n_slots, observation.n_slo, observation.n_max, buffer_ratio=observation.limits.buffer_ratio
+        )
         evidence = _evidence(observation, n_safe)
     else:  # the level that was certified
         n_safe = found.n_safe
-        evidence = certified(found, q=observation.limits.violations_max_ratio, confidence=CONFIDENCE)
+        evidence = certified(
+            found, q=observation.limits.violations_max_ratio, confidence=observation.limits.confidence
+        )
     status, reason = _status(observation, n_safe, evidence)
     predicted = None if n_kv is None else min(n_kv, n_kv if n_slots is None else n_slots)
     return Verdict(
@@ -73,10 +80,12 @@ def judge(prediction: Prediction | None, observation: Observation) -> Verdict:
 def _evidence(observation: Observation, n_safe: int) -> Evidence:
     """Requests of all stages that held at n_safe users or more: a higher load only makes it harder."""
     proving: list[StageObservation] = [
-        stage for stage in observation.stages if n_safe <= stage.users <= observation.n_max
+        stage for stage in counting(observation.stages) if n_safe <= stage.users <= observation.n_max
     ]
     violations = b"".join(stage.violations for stage in proving)
-    return weigh(violations, q=observation.limits.violations_max_ratio, confidence=CONFIDENCE)
+    return weigh(
+        violations, q=observation.limits.violations_max_ratio, confidence=observation.limits.confidence
+    )
 
 
 def _status(observation: Observation, n_safe: int, evidence: Evidence) -> tuple[Status, str]:

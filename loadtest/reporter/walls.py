@@ -9,7 +9,9 @@ from dataclasses import replace
 from statistics import median
 from typing import Final
 
+from loadtest.records import Sample
 from loadtest.reporter.bursts import burst_ratio
+from loadtest.reporter.innocence import PARKED_RATIO, WAY_MAX_S
 from loadtest.reporter.latency import NEEDED_BY_LATENESS, Latencies, exact_quantiles, send_lateness_s
 from loadtest.reporter.observation import ClientHealth, StageObservation, Wall, Window
 from loadtest.reporter.stages import in_flight_at
@@ -22,12 +24,9 @@ STANDSTILL_S: Final = 2.0
 CPU_RATIO: Final = 0.80
 KV_FULL_RATIO: Final = 0.95
 SLOTS_FULL_RATIO: Final = 0.98
-PARKED_RATIO: Final = 0.10
 BURSTS_RATIO: Final = 0.50
 OUTSIDE_S: Final = 0.050
 """Of the mean time to first token, beyond what the way takes at a lower load."""
-WAY_MAX_S: Final = 0.300
-"""No way to a server and back takes longer: what does is waiting, at however low a load."""
 NOTABLE_RATIO: Final = 0.05
 PLATEAU_SLOPE: Final = 0.1
 ONE_SIDED_95: Final = 1.645
@@ -41,19 +40,21 @@ def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
         if sample.source == "client"
         and any(window.settled_ns <= sample.at_ns < window.end_ns for window in windows)
     ]
-    lags = [s.signals["client_loop_lag_max_s"] for s in inside if "client_loop_lag_max_s" in s.signals]
-    cpus = [s.signals["client_cpu_ratio"] for s in inside if "client_cpu_ratio" in s.signals]
+    lags = _by_worker(inside, "client_loop_lag_max_s")
+    cpus = _by_worker(inside, "client_cpu_ratio")
     lateness_s = _lateness_p99_s(rows, windows)
-    lag_s = median(lags) if lags else None
-    cpu_ratio = median(cpus) if cpus else None
+    # of the worst load process: an idle one beside it excuses nothing
+    lag_s = max(map(median, lags), default=None)
+    cpu_ratio = max(map(median, cpus), default=None)
+    longest_s = max(map(max, lags), default=0.0)
     halts = []
     own = _own_faults(rows, windows)
     if lost := own["client_lost"]:
         halts.append(f"a load process died with {lost} requests in flight")
     if unsent := own["client_fd"] + own["client_ports"]:
         halts.append(f"{unsent} requests found no file descriptor or port on this machine")
-    if lags and max(lags) > STANDSTILL_S:
-        halts.append(f"it stood still for {max(lags):.1f} s")
+    if longest_s > STANDSTILL_S:
+        halts.append(f"it stood still for {longest_s:.1f} s")
     faults = [*halts]
     if lateness_s is not None and lateness_s > SEND_LATENESS_S:
         faults.append(f"requests were sent {lateness_s * 1000:.0f} ms late (p99)")
@@ -61,15 +62,26 @@ def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
         faults.append(f"its loop ran {lag_s * 1000:.0f} ms late in half of all seconds")
     if cpu_ratio is not None and cpu_ratio > CPU_RATIO:
         faults.append(f"a worker used {cpu_ratio:.0%} of its core")
+    parked = _parked(rows, windows)
     return ClientHealth(
         send_lateness_p99_s=lateness_s,
         loop_lag_s=lag_s,
-        cpu_max_ratio=max(cpus, default=None),
-        parked_ratio=_parked(rows, windows),
+        cpu_max_ratio=max(map(max, cpus), default=None),
+        parked_ratio=median(parked) if parked else None,
+        parked_mostly_ratio=sorted(parked)[len(parked) // 5] if parked else None,
         burst_ratio=burst_ratio(rows.requests, windows, lag_s),
         faults=tuple(faults),
         halts=tuple(halts),
     )
+
+
+def _by_worker(samples: Sequence[Sample], signal: str) -> list[list[float]]:
+    """The values of each load process."""
+    found: dict[str, list[float]] = {}
+    for sample in samples:
+        if signal in sample.signals:
+            found.setdefault(sample.target, []).append(sample.signals[signal])
+    return list(found.values())
 
 
 def _own_faults(rows: RunRows, windows: Sequence[Window]) -> Counter[str | None]:
@@ -91,7 +103,7 @@ def _lateness_p99_s(rows: RunRows, windows: Sequence[Window]) -> float | None:
     return found[0] if found else None
 
 
-def _parked(rows: RunRows, windows: Sequence[Window]) -> float | None:
+def _parked(rows: RunRows, windows: Sequence[Window]) -> list[float]:
     """Compares at the moments the server was looked at: requests in flight against running + waiting."""
     looks = [
         sample
@@ -100,12 +112,11 @@ def _parked(rows: RunRows, windows: Sequence[Window]) -> float | None:
         and "waiting" in sample.signals
         and any(window.settled_ns <= sample.at_ns < window.end_ns for window in windows)
     ]
-    shares = [
+    return [
         (in_flight - (look.signals["running"] + look.signals["waiting"])) / in_flight
         for look, in_flight in zip(looks, in_flight_at(rows.requests, [s.at_ns for s in looks]), strict=True)
         if in_flight
     ]
-    return median(shares) if shares else None
 
 
 def name_wall(stages: Sequence[StageObservation], broken: StageObservation | None, slots: int | None) -> Wall:
@@ -202,6 +213,7 @@ def _engine_walls(broken: StageObservation, slots: int | None) -> Iterator[Wall]
     at = _at(broken)
     usage, running = broken.kv_usage_max_ratio, broken.running_max
     full = "" if usage is None else f", KV cache {usage:.0%} full"
+    full += "" if broken.uneven is None else f", {broken.uneven}"
     # An engine preempts for one reason only: no free block. A look each second may miss the moment.
     if broken.preemptions:
         yield Wall(name="kv", evidence=f"{broken.preemptions:.0f} preemptions {at}{full}")

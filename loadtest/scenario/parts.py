@@ -54,7 +54,7 @@ def require_positive(where: str, owner: object, *names: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One step: hold a number of users for `hold_s` seconds.
+    """One step: hold a number of users for `hold_s` seconds; 0 users are a dip, in which nothing is asked.
 
     Give either `users`, or `of` and `ratio`: a share of the predicted limit, so that one scenario fits
     a laptop's twin and an eight-GPU server. of: guaranteed | saturation | slots. In an open loop requests
@@ -75,7 +75,11 @@ class Stage:
             (self.users is None) != (self.of is None) and (self.of is None) == (self.ratio is None),
             "a stage takes either `users`, or `of` and `ratio`",
         )
-        require(self.users is None or self.users >= 1, f"users must be at least 1, got {self.users}")
+        require(self.users is None or self.users >= 0, f"users must be at least 0, got {self.users}")
+
+    @property
+    def is_dip(self) -> bool:
+        return self.users == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,7 @@ class SearchAsked:
     """None: the predicted limit."""
     users_max: int | None = None
     """None: four times the first level. A search that gets there reports a lower bound."""
-    settle_min_s: float = 20.0
+    settle_min_s: float = 10.0
     """A level is not judged sooner, however short its requests are."""
 
     def __post_init__(self) -> None:

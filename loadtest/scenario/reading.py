@@ -18,6 +18,7 @@ from estimator.catalog import configs_folder
 from estimator.spec import SpecError
 from estimator.yaml_file import read_yaml
 from loadtest.scenario.dataset import counted, guessed_text_tokens, guessed_tokens
+from loadtest.scenario.limits import with_goodput
 from loadtest.scenario.parts import ScenarioError, lengths_of, require
 from loadtest.scenario.trace import looked_at
 from loadtest.scenario.whole import Scenario
@@ -105,11 +106,13 @@ def reseeded(scenario: Scenario, seed: int) -> Scenario:
 
 
 def _short_forms(body: Mapping[str, Any]) -> dict[str, Any]:
-    """`input_tokens: 256` is constant; so is `session: {turns: 4}`."""
+    """`input_tokens: 256` is constant; so is `session: {turns: 4}`; `limits` may speak vLLM's words."""
     whole = {key: _constant(value) if key in LENGTH_KEYS else value for key, value in body.items()}
     session = whole.get("session")
     if isinstance(session, dict) and "turns" in session:
         whole["session"] = {**session, "turns": _constant(session["turns"])}
+    if isinstance(limits := whole.get("limits"), dict):
+        whole["limits"] = with_goodput(limits)
     return whole
 
 

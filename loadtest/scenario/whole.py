@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from estimator.spec import Lengths, Workload
 from loadtest.scenario.dataset import Dataset
+from loadtest.scenario.limits import Limits, LimitsAsked
 from loadtest.scenario.parts import (
     STRICT,
     Arrivals,
@@ -33,35 +34,6 @@ Endpoint = Literal["completions", "chat"]
 PATHS: Final[Mapping[Endpoint, str]] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 SESSIONS_SAMPLED: Final = 400
 """Conversations that a prediction is made of; their turns are what the server sees."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a good request is: `percentile` of requests must keep every limit that is set."""
-
-    __pydantic_config__ = STRICT
-
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    e2e_s: float | None = None
-    percentile: float = 95.0
-    failures_max_ratio: float = 0.01
-
-    @property
-    def violations_max_ratio(self) -> float:
-        """Share of requests that may violate: 0.05 for p95. Rounded, or 1 - 0.9 would refuse one in ten."""
-        return round(1 - self.percentile / 100, 9)
-
-    def __post_init__(self) -> None:
-        require_positive("limits.", self, "ttft_s", "tpot_s", "e2e_s")
-        require(
-            50.0 <= self.percentile < 100.0,
-            f"limits.percentile must be from 50 to below 100, got {self.percentile}",
-        )
-        require(
-            0.0 <= self.failures_max_ratio < 1.0,
-            f"limits.failures_max_ratio must be from 0 to below 1, got {self.failures_max_ratio}",
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +70,8 @@ class Scenario:
     """Answers reach their length whatever the model says; without it they may end before."""
     arrivals: Arrivals = field(default_factory=Arrivals)
     shared_prefix: SharedPrefix | None = None
+    prefix_hit_ratio: float | None = None
+    """Share of the prompt tokens that the prefix cache is to hold, where only the person knows it."""
     session: Session | None = None
     dataset: Dataset | None = None
     trace: Trace | None = None
@@ -123,6 +97,8 @@ class Scenario:
 
     def __post_init__(self) -> None:
         require_positive("", self, "spawn_rate_per_s")
+        ratio = self.prefix_hit_ratio
+        require(ratio is None or 0 <= ratio < 1, f"prefix_hit_ratio must be from 0 to below 1, got {ratio}")
         _check_lengths(self)
         _check_endpoint(self)
         _check_stages(self)
@@ -242,6 +218,11 @@ def searching(scenario: Scenario, asked: SearchAsked | None = None) -> Scenario:
     return replace(scenario, stages=(), search=asked or scenario.search or SearchAsked())
 
 
+def limited(scenario: Scenario, asked: LimitsAsked) -> Scenario:
+    """The same load under the limits that were asked for. Raises ScenarioError."""
+    return replace(scenario, limits=asked.over(scenario.limits))
+
+
 def _check_stages(scenario: Scenario) -> None:
     searches = scenario.search is not None
     require(
@@ -249,7 +230,9 @@ def _check_stages(scenario: Scenario) -> None:
     )
     require(not (scenario.stages and searches), "give either stages or a search, not both")
     kind = scenario.arrivals.kind
-    for stage in scenario.stages:
+    held = [stage for stage in scenario.stages if not stage.is_dip]
+    require(bool(held) or searches, "every stage has 0 users: give one that asks for something")
+    for stage in held:
         require(
             stage.hold_s > scenario.settle_s,
             f"a stage holds for {stage.hold_s:g} s, which settle_s {scenario.settle_s:g} uses up: "

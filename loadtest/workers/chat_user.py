@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
+from gevent import GreenletExit
 from locust import User, constant, task
 from locust.exception import StopUser
 
@@ -37,7 +38,7 @@ class ChatUser(User):
     def on_start(self) -> None:
         desk = reception.desk()
         if desk is None:
-            raise StopUser
+            raise GreenletExit  # the load has ended; at this point Locust logs a StopUser as an error
         self.desk: Desk = desk
         try:
             self.script: Script = desk.script(type(self).__name__)

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from gevent.event import Event as Gate
 
@@ -25,6 +26,7 @@ from loadtest.workers.watchdog import Watchdog
 from loadtest.workload.ask import Ask, Asker
 
 OPEN_S_MAX = 30.0
+_AS_JSON: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,7 @@ class Desk:
 
     def _request_bytes(self, script: Script, ask: Ask) -> bytes:
         """The whole HTTP request."""
-        payload = json.dumps(ask.body, separators=(",", ":")).encode()
+        payload = _AS_JSON(ask.body).encode()
         head = [
             f"POST {self.origin.path}{PATHS[ask.endpoint]} HTTP/1.1",
             f"Host: {self.origin.host_header}",

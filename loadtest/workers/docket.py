@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from loadtest.records import RequestRecord
 from loadtest.scenario import Limits
@@ -16,6 +16,9 @@ from loadtest.workers.reply import Reply
 
 Ended = tuple[int, float | None, float]
 """Of a request that succeeded: when it was intended, nanoseconds; TTFT and whole time, seconds."""
+
+
+NEWS: Final = ("sent", "judged", "dropped", "failed", "ended")
 
 
 class Line(Protocol):
@@ -34,15 +37,19 @@ class Judgements:
     """With the moment it was intended, nanoseconds of the rows' clock."""
     judged: Sequence[tuple[str, bool]] = ()
     """With whether it violates."""
+    dropped: Sequence[tuple[str]] = ()
+    """We cut them short ourselves before they broke a limit."""
+    failed: Sequence[tuple[str]] = ()
+    """They did not succeed; each is `judged` as well."""
     ended: Sequence[Ended] = ()
 
     def message(self) -> dict[str, Any]:
         """Plain data for a Locust message."""
-        return {"sent": list(self.sent), "judged": list(self.judged), "ended": list(self.ended)}
+        return {name: list(getattr(self, name)) for name in NEWS}
 
 
 def judgements_of(message: Mapping[str, Any]) -> Judgements:
-    return Judgements(**{name: [tuple(one) for one in message[name]] for name in ("sent", "judged", "ended")})
+    return Judgements(**{name: [tuple(one) for one in message[name]] for name in NEWS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +70,8 @@ class Docket:
         self._open: dict[int, _Open] = {}
         self._sent: list[tuple[str, int]] = []
         self._judged: list[tuple[str, bool]] = []
+        self._dropped: list[tuple[str]] = []
+        self._failed: list[tuple[str]] = []
         self._ended: list[Ended] = []
 
     def sent(self, seq: int, intended_ns: int, planned_output_tokens: int, line: Line) -> None:
@@ -77,8 +86,14 @@ class Docket:
         is_judged = self._open.pop(record.seq, None) is None
         if record.succeeded:
             self._ended.append((record.intended_ns, record.ttft_s, record.e2e_s))
+        elif record.outcome != "client_cancel":
+            self._failed.append((self._id(record.seq),))
         verdict = violates(record, self._limits)
-        if not is_judged and verdict is not None:
+        if is_judged:
+            return
+        if verdict is None:
+            self._dropped.append((self._id(record.seq),))
+        else:
             self._judged.append((self._id(record.seq), verdict))
 
     def taken(self, now_ns: int) -> Judgements:
@@ -87,8 +102,14 @@ class Docket:
         for seq in late:
             del self._open[seq]
             self._judged.append((self._id(seq), True))
-        news = Judgements(sent=self._sent, judged=self._judged, ended=self._ended)
-        self._sent, self._judged, self._ended = [], [], []
+        news = Judgements(
+            sent=self._sent,
+            judged=self._judged,
+            dropped=self._dropped,
+            failed=self._failed,
+            ended=self._ended,
+        )
+        self._sent, self._judged, self._dropped, self._failed, self._ended = [], [], [], [], []
         return news
 
     def _id(self, seq: int) -> str:

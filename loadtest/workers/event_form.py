@@ -51,18 +51,19 @@ def is_text(text: bytes) -> bool:
 class EventForm:
     """The bytes of a token's event on the wire, before and after the body of its text."""
 
-    __slots__ = ("_heads", "after", "before", "tail")
+    __slots__ = ("after", "before", "heads", "tail")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self.before = before
         self.after = after
         self.tail = _the_same(after + b"\r\n")
         """The same, with the end of a chunk that ends there."""
-        self._heads: dict[int, tuple[bytes, slice]] = {}
+        self.heads: dict[int, tuple[bytes, slice]] = {}
+        """By the bytes of a whole chunk: how it begins, and where its text is, which is never empty."""
 
     def tokens_of_read(self, read: bytes) -> int:
         """How many events of this form `read` is, each alone in its HTTP chunk; 0 if it is anything else."""
-        head, text_at = self._heads.get(len(read)) or self._head(len(read))
+        head, text_at = self.heads.get(len(read)) or self._head(len(read))
         if read.startswith(head) and read.endswith(self.tail) and is_text(read[text_at]):
             return 1
         return self._tokens_of_chunks(read)
@@ -72,7 +73,7 @@ class EventForm:
         count, at, tail = 0, 0, self.tail
         while at < len(read):
             end = read.find(tail, at) + len(tail)
-            head, _ = self._heads.get(end - at) or self._head(end - at)
+            head, _ = self.heads.get(end - at) or self._head(end - at)
             if end < len(tail) or not read.startswith(head, at):
                 return 0
             if not is_text(read[at + len(head) : end - len(tail)]):
@@ -94,10 +95,10 @@ class EventForm:
 
     def _head(self, chunk_bytes: int) -> tuple[bytes, slice]:
         chunk_head = head_of_chunk(chunk_bytes)
-        head = chunk_head + self.before if chunk_head else _NEVER
-        found = head, slice(len(head), chunk_bytes - len(self.tail))
-        if len(self._heads) < HEADS_MAX:
-            self._heads[chunk_bytes] = found
+        head, end = chunk_head + self.before, chunk_bytes - len(self.tail)
+        found = (head if chunk_head and len(head) < end else _NEVER), slice(len(head), end)
+        if len(self.heads) < HEADS_MAX:
+            self.heads[chunk_bytes] = found
         return found
 
 

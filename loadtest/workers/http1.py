@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, Literal
 
 HEADER_BYTES_MAX: Final = 65_536
@@ -189,6 +190,7 @@ class ResponseReader:
         self._state = "chunk" if size else "trailers"
 
 
+@lru_cache(maxsize=4096)
 def head_of_chunk(whole_bytes: int) -> bytes:
     """How a chunk begins that takes so many bytes with its size and its end; b"" when none does.
 

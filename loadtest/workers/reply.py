@@ -86,7 +86,8 @@ class Reply:
 
     def sorted_gaps_ns(self) -> list[int]:
         """The times between token events, the shortest first; exact, and one less than there are events."""
-        return sorted(map(sub, self.token_ns[1:], self.token_ns))
+        times_ns = self.token_ns.tolist()
+        return sorted(map(sub, times_ns[1:], times_ns))
 
     def feed(self, body: bytes, at_ns: int) -> None:
         """`body` was read at `at_ns`; every token in it gets that time.

@@ -59,7 +59,7 @@ class EventReader:
         """The events that `chunk` completes. Raises EventTooLarge."""
         if not chunk:
             return []
-        first, *rest = _LINE_END.split(chunk.removeprefix(b"\n") if self._skip_lf else chunk)
+        first, *rest = _lines(chunk.removeprefix(b"\n") if self._skip_lf else chunk)
         self._skip_lf = chunk.endswith(b"\r")  # the line ends here; a LF that follows belongs to it
         self._partial += first
         events: list[ServerEvent] = []
@@ -88,6 +88,11 @@ class EventReader:
         elif field == b"event":
             self._name = value.decode("utf-8", errors="replace")[:64]
         return None  # a comment (empty field), id, retry or an unknown field
+
+
+def _lines(chunk: bytes) -> list[bytes]:
+    """Cut at LF, CR LF and CR; the pattern costs ten times as much, and most servers send no CR."""
+    return _LINE_END.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,12 @@ Beyond the slots requests queue, so TTFT says where the limit is: at 300 ms some
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -53,8 +55,8 @@ class Journey:
         return sorted(requests, key=lambda request: request.intended_ns)
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[str]:
+@contextlib.contextmanager
+def twin_of_eight_slots() -> Iterator[str]:
     command = [sys.executable, "-m", "estimator.twin.server", "--profile", "tiny", "--port", "0"]
     with subprocess.Popen(
         [*command, "--max-num-seqs", str(SLOTS), "--exit-with-stdin"],
@@ -69,25 +71,24 @@ def host() -> Iterator[str]:
             end_process(twin)
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one-process", "two-workers"])
-def journey(request: pytest.FixtureRequest, host: str, tmp_path_factory: pytest.TempPathFactory) -> Journey:
-    home = tmp_path_factory.mktemp("search")
+def sign_off(processes: int, home: Path) -> Journey:
     (home / "scenario.yaml").write_text(SCENARIO)
-    command = [sys.executable, "-m", "loadtest.cli", "signoff", "--no-audit", "--host", host]
-    command += ["--scenario", str(home / "scenario.yaml"), "--runs-dir", str(home / "runs")]
-    done = subprocess.run(
-        [*command, "--max-num-seqs", str(SLOTS), "--processes", str(request.param)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    with twin_of_eight_slots() as host:
+        command = [sys.executable, "-m", "loadtest.cli", "signoff", "--no-audit", "--host", host]
+        command += ["--scenario", str(home / "scenario.yaml"), "--runs-dir", str(home / "runs")]
+        done = subprocess.run(
+            [*command, "--max-num-seqs", str(SLOTS), "--processes", str(processes)],
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
     assert (home / "runs").is_dir(), done.stderr
     (root,) = (home / "runs").iterdir()
     folder = RunFolder.open(root)
     found = folder.read_search()
     assert found is not None, done.stderr
     return Journey(
-        processes=request.param,
+        processes=processes,
         exit_code=done.returncode,
         out=done.stdout,
         err=done.stderr,
@@ -95,6 +96,19 @@ def journey(request: pytest.FixtureRequest, host: str, tmp_path_factory: pytest.
         found=found,
         rows=load_results(folder),
     )
+
+
+@pytest.fixture(scope="module")
+def journeys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Future[Journey]]]:
+    """Both side by side, each with a twin of its own: eight slots keep no core busy."""
+    homes = {processes: tmp_path_factory.mktemp("search") for processes in (1, 2)}  # not for threads
+    with ThreadPoolExecutor(len(homes)) as pool:
+        yield {processes: pool.submit(sign_off, processes, home) for processes, home in homes.items()}
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one-process", "two-workers"])
+def journey(request: pytest.FixtureRequest, journeys: dict[int, Future[Journey]]) -> Journey:
+    return journeys[request.param].result()
 
 
 def test_the_search_begins_at_the_prediction_and_ends_with_a_certified_level(journey: Journey) -> None:

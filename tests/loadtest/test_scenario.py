@@ -51,7 +51,7 @@ def test_a_scenario_survives_the_trip_through_json() -> None:
         ({"stagse": []}, "unknown key 'stagse'; did you mean 'stages'?"),
         ({"limits": {"tttft_s": 1}}, "unknown key 'limits.tttft_s'; did you mean 'ttft_s'?"),
         ({"zzz": 1}, "unknown key 'zzz'; known keys: "),
-        ({"stages": [{"users": 0, "hold_s": 9}]}, "stages.0: users must be at least 1, got 0"),
+        ({"stages": [{"users": -1, "hold_s": 9}]}, "stages.0: users must be at least 0, got -1"),
         ({"stages": [{"users": 4, "of": "slots", "ratio": 1, "hold_s": 9}]}, "either `users`, or `of`"),
         ({"stages": [{"of": "guaranteed", "hold_s": 9}]}, "either `users`, or `of` and `ratio`"),
         ({"stages": [{"users": 3, "hold_s": 2}]}, "which settle_s 5 uses up"),

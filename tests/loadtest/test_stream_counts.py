@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -39,6 +40,14 @@ def test_a_slot_holds_its_gap_and_its_middle_is_near(gap_ns: int) -> None:
     assert slot_start_ns(slot) <= gap_ns < slot_start_ns(slot + 1)
     assert abs(slot_middle_ns(slot) - gap_ns) <= GAP_ERROR_MAX * gap_ns
     assert slot_of(gap_ns + 1) in (slot, slot + 1)
+
+
+even_gaps = st.lists(st.sampled_from([20_000_000, 20_300_000, 20_900_000, 150, 200]), min_size=16)
+
+
+@given(gap_lists | even_gaps)
+def test_every_gap_is_counted_in_its_slot_and_no_slot_is_empty(gaps_ns: list[int]) -> None:
+    assert dict(counted(gaps_ns).slots) == dict(Counter(map(slot_of, gaps_ns)))
 
 
 @given(gap_lists.filter(bool), st.floats(0, 1))

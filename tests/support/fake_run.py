@@ -66,6 +66,8 @@ class FakeRun:
     has_pauses: bool = False
     limits: Limits = field(default_factory=lambda: Limits(ttft_s=2.0))
     loop_lag_s: float = 0.002
+    loop_lags_s: tuple[float, ...] = ()
+    """Of several load processes, in place of one."""
     shared_prefix: SharedPrefix | None = None
     session: Session | None = None
     model: str = "tiny"
@@ -190,7 +192,15 @@ class FakeRun:
         if stage.rate_per_s is not None:
             client["client_due_total"] = stage.rate_per_s * at_s
             client["client_unsent_total"] = stage.rate_per_s * at_s * stage.unsent_share
-        rows = [Sample(at_ns=at_ns, source="client", target="w00", signals=client)]
+        rows = [
+            Sample(
+                at_ns=at_ns,
+                source="client",
+                target=f"w{worker:02d}",
+                signals={**client, "client_loop_lag_max_s": lag_s},
+            )
+            for worker, lag_s in enumerate(self.loop_lags_s or (self.loop_lag_s,))
+        ]
         silent = self._is_dead(at_s) or (self.silent_from_s is not None and at_s > self.silent_from_s)
         if not self.with_metrics or silent:
             gap = "connection refused" if silent else "HTTP 404"

@@ -25,7 +25,9 @@ class FakeSoak:
     seed: int = 5
     ttft_s: Course = lambda hour: 0.2
     noise_ratio: float = 0.05
-    requests_a_minute: int = 5
+    requests_a_minute: int | Callable[[int], int] = 5
+    """Or so many by the minute."""
+    target: str = "t"
     engine: dict[str, Course] = field(default_factory=dict)
     gpu: dict[str, Course] = field(default_factory=dict)
     client: dict[str, Course] = field(default_factory=dict)
@@ -36,7 +38,13 @@ class FakeSoak:
         events: list[Event] = []
         for hour in range(self.hours):
             for index, users, minute in ((2 * hour, 8, 0), (2 * hour + 1, 0, 58)):
-                stage = {"index": index, "users": users, "settle_s": 10.0, "hold_s": 3480.0}
+                stage = {
+                    "index": index,
+                    "users": users,
+                    "settle_s": 10.0,
+                    "hold_s": 3480.0,
+                    "has_pauses": True,
+                }
                 events.append(Event(at_ns=(hour * 60 + minute) * MINUTE_NS, event="stage", data=stage))
         events.append(Event(at_ns=self.hours * 60 * MINUTE_NS, event="run_end", data={"reason": "complete"}))
         return RunRows(
@@ -52,7 +60,8 @@ class FakeSoak:
         for minute in range(self.hours * 60):
             if minute % 60 >= 58:
                 continue
-            for nth in range(self.requests_a_minute):
+            asked = self.requests_a_minute
+            for nth in range(asked if isinstance(asked, int) else asked(minute)):
                 ttft_s = self.ttft_s(minute / 60) * (1 + self.noise_ratio * rng.standard_normal())
                 made.append(_request(minute * MINUTE_NS + nth * 10**9, len(made), ttft_s))
         return made
@@ -70,7 +79,7 @@ class FakeSoak:
                 "process_start_time_seconds": started,
                 **{name: course(hour) for name, course in self.engine.items()},
             }
-            made.append(Sample(at_ns=at_ns, source="engine", target="t", signals=engine))
+            made.append(Sample(at_ns=at_ns, source="engine", target=self.target, signals=engine))
             if self.gpu:
                 gpu = {name: course(hour) for name, course in self.gpu.items()}
                 made.append(

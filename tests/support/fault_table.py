@@ -1,7 +1,8 @@
-"""The faults of servers and streams, and the answer to each: the source of docs/reference/faults.md.
+"""Faults of servers, streams and the client, and the answer to each: the source of docs/reference/faults.md.
 
 `python tests/support/fault_table.py` prints the page. A row's answer is tested by what carries its number in
-fault_cases (one request), fault_stories (a whole run) or test_pages (a metrics page).
+fault_cases (one request), fault_stories (a whole run), test_pages (a metrics page), test_process_faults,
+test_process_limits or test_slow_disk (the client's own machine).
 """
 
 from __future__ import annotations
@@ -155,11 +156,65 @@ FAULTS: Final = (
     ),
     Fault("F42", "NaN, Inf, doubles, `_created` on /metrics", "not seen, or counted once; never zero", None),
     Fault(
+        "F43",
+        "more users than file descriptors",
+        "the soft limit is raised; beyond the hard one it is told before the load",
+        2,
+    ),
+    Fault("F44", "no local port is left", "`client_ports`; VOID, the client's fault by name", 5),
+    Fault(
         "F45",
         "no listener, dropped SYN, no such name, TLS",
         "`connect_refused`, `connect_timeout`, `dns`, `tls`",
         3,
     ),
+    Fault(
+        "F48",
+        "a load process is killed",
+        "its requests in flight are `client_lost`, the others go on; VOID",
+        5,
+    ),
+    Fault("F49", "a load process is held still for seconds", "VOID: it stood still, and for how long", 5),
+    Fault(
+        "F50",
+        "the process that leads the load is killed",
+        "no other outlives it by 5 s; `ullage recover` finds every row, and its report signs nothing off",
+        None,
+    ),
+    Fault(
+        "F51",
+        "SIGINT, SIGTERM, SIGHUP; SIGINT twice",
+        "once: what is in flight is cancelled, and the report made; twice: an end at once, every row whole",
+        130,
+    ),
+    Fault(
+        "F52",
+        "requests of somebody before still run in the server",
+        "the load waits for them, and is refused where they do not end",
+        2,
+    ),
+    Fault(
+        "F53",
+        "the disk is full",
+        "the load stops with one sentence; every whole row is read",
+        2,
+    ),
+    Fault("F54", "the run folder is removed", "the load stops with one sentence", 2),
+    Fault(
+        "F55",
+        "the disk stalls",
+        "syncing is waited for beside the load and delays no request; where writing a row waits, the load "
+        "waits with it: beyond 2 s VOID, it stood still, and below by how late requests were sent",
+        5,
+    ),
+    Fault(
+        "F56",
+        "millions of requests",
+        "rows go to disk one by one: the client's memory does not grow with them",
+        None,
+    ),
+    Fault("F57", "a port is taken, or a run folder in use", "told in one sentence, the other is unharmed", 2),
+    Fault("F58", "no GPU to be read", "a note, no fault", None),
     Fault("F59", "the server becomes x1.5 slower or faster in a level", "INCONCLUSIVE", 4),
     Fault("F62", "LMDeploy's `error` or `abort` as finish reason", "`aborted`; if it hangs after, F02", 1),
     Fault(
@@ -180,13 +235,13 @@ FAULTS: Final = (
 def page() -> str:
     """The whole reference page, Markdown."""
     lines = [
-        "# Faults of servers and streams",
+        "# Faults of servers, streams and the client",
         "",
-        "What Ullage does when the server or the wire misbehaves. The outcomes are those of",
+        "What Ullage does when the server, the wire or its own machine misbehaves. The outcomes are those of",
         "[rows](records.md), the exit codes those of [`ullage`](exit-codes.md), for a run that meets the",
-        "fault with more than a stray request; a dash means that it harms no run. Every line is tested",
-        "(`tests/faults/`), nearly all over real sockets, and in all of them each request that was issued",
-        "ends in exactly one outcome.",
+        "fault with more than a stray request; a dash means that it harms no run, or that nobody is left to",
+        "say one. Every line is tested (`tests/faults/`), nearly all over real sockets, and in all of them",
+        "each request that was issued ends in exactly one outcome.",
         "",
         "| | what happens | what Ullage does | exit |",
         "|---|---|---|---|",

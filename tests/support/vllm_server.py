@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -10,7 +11,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ FLAGS = {
     "--num-gpu-blocks-override": "512",
     "--max-num-seqs": "128",
 }
+PLAIN = (*(word for flag in FLAGS.items() for word in flag), "--no-enable-prefix-caching")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,20 +37,47 @@ class Vllm:
     model_folder: Path
 
 
-@contextmanager
-def running(folder: Path, model: str = "tiny", arguments: Sequence[str] = ()) -> Iterator[Vllm]:
-    """A vLLM on a free port, ready to answer, and its end. `arguments` replace the flags above."""
+@contextlib.contextmanager
+def running(
+    folder: Path, model: str = "tiny", arguments: Sequence[str] = PLAIN, *, is_starved: bool = False
+) -> Iterator[Vllm]:
+    """A vLLM on a free port, ready to answer, and its end.
+
+    is_starved: on two processors and in a session of its own, in which its engine starves its API front end.
+    """
     model_folder = model_in(folder, model)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = Vllm(host=f"http://127.0.0.1:{port}", log=folder / "server.log", model_folder=model_folder)
-    process = start(server, port, arguments)
+    process = start(server, port, arguments, is_starved=is_starved)
     try:
         wait_until_ready(server, process)
         yield server
     finally:
         end(process)
+
+
+class Machine:
+    """A start takes most of a minute: the server stays until somebody asks for another."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running = contextlib.ExitStack()
+        self._asked: tuple[str, tuple[str, ...]] | None = None
+
+    def server(self, model: str = "tiny", arguments: Sequence[str] = PLAIN) -> Vllm:
+        """The one that runs, or a new one where it is not of this model and these flags."""
+        asked = (model, tuple(arguments))
+        if self._asked != asked:
+            self.end()
+            self._vllm = self._running.enter_context(running(self._folder, model, arguments))
+            self._asked = asked
+        return self._vllm
+
+    def end(self) -> None:
+        self._asked = None
+        self._running.close()
 
 
 def model_in(folder: Path, model: str = "tiny") -> Path:
@@ -60,17 +88,24 @@ def model_in(folder: Path, model: str = "tiny") -> Path:
     return model_folder
 
 
-def start(server: Vllm, port: int, arguments: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    command = [str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
+def start(
+    server: Vllm, port: int, arguments: Sequence[str], *, is_starved: bool = False
+) -> subprocess.Popen[bytes]:
+    command = ["taskset", "--cpu-list", "0,1"] if is_starved else []
+    command += [str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(server.model_folder), "--served-model-name", "tiny", "--load-format", "dummy"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
-    command += arguments or [*[word for flag in FLAGS.items() for word in flag], "--no-enable-prefix-caching"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *arguments]
     environment = dict(os.environ, VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1")
     with server.log.open("wb") as log:
         # A process group of its own, so that all of it can be ended; not a session of its own: the
         # kernel's autogroup scheduling would let the engine starve its API front end on two cores.
         return subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            process_group=None if is_starved else 0,
+            start_new_session=is_starved,
         )
 
 

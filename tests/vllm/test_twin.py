@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-from twin_cases import CASES, SERVERS, Case, ServerName
+from twin_cases import ALL_CASES, CASES, SERVERS, Case
 from twin_figures import Figures, wall_of
 from twin_forecast import forecast
 from twin_load import observe
 from twin_table import Row, markdown
-from vllm_server import running
+from vllm_server import Machine
 
 from estimator.twin.cost import ServerCost
 from estimator.twin.fit import predicted_s
@@ -24,26 +23,24 @@ from loadtest.conductor.calibrate import CalibrationRequest, calibrate_server
 from loadtest.origin import parse_origin
 from loadtest.reporter.cost_text import cost_lines
 
-CALIBRATED: tuple[ServerName, ...] = ("plain", "windows")
-"""The first server of each model; the others of the same model differ by their flags alone."""
 REQUESTS_MIN = 50
 """Fewer in a window say little about quantiles: the machine is too slow for this check."""
 
 
 @pytest.fixture(scope="module")
-def rows(vllm_folder: Path) -> Mapping[str, Row]:
+def rows(machine: Machine) -> Mapping[str, Row]:
     """Every case, foretold and seen. The twin never hears what was seen."""
     costs: dict[str, ServerCost] = {}
     found: dict[str, Row] = {}
-    for name, server in SERVERS.items():
-        with running(vllm_folder, server.model, server.arguments) as vllm:
-            if name in CALIBRATED:
-                costs[server.model] = calibrated(vllm.host)
-            for case in (case for case in CASES if case.server == name):
-                foretold = forecast(case, vllm.model_folder, costs[server.model])
-                seen = asyncio.run(observe(vllm.host, case))
-                found[case.name] = Row(case=case, server=server, foretold=foretold, seen=seen)
-                print(f"\n{markdown([found[case.name]])}")
+    for case in CASES:
+        server = SERVERS[case.server]
+        vllm = machine.server(server.model, server.arguments)
+        if server.model not in costs:  # servers of one model differ by their flags alone
+            costs[server.model] = calibrated(vllm.host)
+        foretold = forecast(case, vllm.model_folder, costs[server.model])
+        seen = asyncio.run(observe(vllm.host, case))
+        found[case.name] = Row(case=case, server=server, foretold=foretold, seen=seen)
+        print(f"\n{markdown([found[case.name]])}")
     print("\n" + markdown(list(found.values())))
     return found
 
@@ -99,7 +96,7 @@ def test_the_twin_foretells_throughput_and_latency(rows: Mapping[str, Row], case
 
 def test_the_figures_themselves_tell_walls_apart() -> None:
     """Else the checks above would compare one word with itself."""
-    assert {case.wall for case in CASES} == {"kv", "slots", "prefill", "none"}
+    assert {case.wall for case in ALL_CASES} == {"kv", "slots", "prefill", "none"}
     idle = Figures(
         running=1.0,
         waiting=0.0,

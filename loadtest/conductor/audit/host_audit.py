@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from loadtest.audit import Check, graded
+from loadtest.conductor.audit.descriptors import descriptor_check
 from loadtest.conductor.audit.host_facts import HostFacts
 
-SPARE_FILE_DESCRIPTORS: Final = 100
-"""What a process needs beside one socket a user: row files, logs, the event loop, the collector's pipe."""
 PROCESS_BYTES: Final = 65 * 2**20
 STREAM_BYTES: Final = 40 * 2**10
 """What a load process and each of its streams may hold."""
@@ -58,17 +57,7 @@ def host_checks(facts: HostFacts, plan: LoadPlan) -> tuple[Check, ...]:
 
 
 def file_descriptors(facts: HostFacts, plan: LoadPlan) -> Check:
-    name, needed = "file descriptors", plan.users + SPARE_FILE_DESCRIPTORS
-    soft, hard = facts.fd_soft, facts.fd_hard
-    if hard is not None and hard < needed:
-        return Check(
-            name=name,
-            level="red",
-            said=f"{plan.users:,} users need {needed:,} file descriptors and this process may open {hard:,}",
-            fix=f"raise ulimit -n to {needed}",
-        )
-    raised = "" if soft is None or soft >= needed else f", raised from {soft:,}"
-    return Check(name=name, level="ok", said=f"{needed:,} needed, {_count(hard)} allowed{raised}")
+    return descriptor_check(plan.users, facts.fd_soft, facts.fd_hard)
 
 
 def ports(facts: HostFacts, plan: LoadPlan) -> Check:
@@ -212,7 +201,3 @@ def echo_check(echo: Echo | None, facts: HostFacts, plan: LoadPlan) -> Check:
             "planned_chunks_per_s": plan.chunks_per_s,
         },
     )
-
-
-def _count(number: int | None) -> str:
-    return "any number" if number is None else f"{number:,}"

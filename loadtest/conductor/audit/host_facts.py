@@ -6,13 +6,14 @@ Everything is read from /proc and /sys below folders that are arguments; what is
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Final
+
+from loadtest.conductor.audit.descriptors import descriptor_limits
 
 PROBES: Final = 40
 PROBE_S: Final = 0.005
@@ -58,14 +59,14 @@ class HostFacts:
 
 def read_host(proc: Path = PROC, sys: Path = SYS) -> HostFacts:
     """Takes PROBES x PROBE_S seconds, 0.2 s."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fd_soft, fd_hard = descriptor_limits()
     before = _text(proc / "stat")
     timer = look_at_timer(time.perf_counter_ns, time.time_ns, time.sleep)
     after = _text(proc / "stat")
     groups = cgroup_folders(_text(proc / "self/cgroup"), sys / "fs/cgroup")
     return HostFacts(
-        fd_soft=None if soft == resource.RLIM_INFINITY else soft,
-        fd_hard=None if hard == resource.RLIM_INFINITY else hard,
+        fd_soft=fd_soft,
+        fd_hard=fd_hard,
         ports=port_range(_text(proc / "sys/net/ipv4/ip_local_port_range")),
         time_wait=time_wait_sockets(_text(proc / "net/sockstat")),
         tick_s=time.get_clock_info("perf_counter").resolution,

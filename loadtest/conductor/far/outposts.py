@@ -35,7 +35,7 @@ from loadtest.records import EventKind
 from loadtest.run_folder import RunFolder
 
 Data = dict[str, str | int | float | bool | None]
-PINGS_AT_REST: Final = 10
+PINGS_AT_REST: Final = 20
 PINGS_A_NOTE: Final = 12
 """In the load: one event of the best of so many."""
 PING_EVERY_S: Final = 5.0

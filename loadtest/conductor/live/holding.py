@@ -11,6 +11,7 @@ from typing import Final
 from loadtest.conductor.live.so_far import Level, mean_s
 from loadtest.reporter.stages import failed, queue_from
 from loadtest.scenario import Limits
+from loadtest.violations import failure_fault, preemption_fault
 
 REQUESTS_MIN: Final = 20
 """Of fewer, no share is called broken: one slow request would be more than p95 allows."""
@@ -19,8 +20,8 @@ REQUESTS_MIN: Final = 20
 def faults(level: Level, limits: Limits) -> list[str]:
     """Why this level does not hold; empty while it does. Sentences of the report."""
     counts, found = level.counts, []
-    if level.preemptions:
-        found.append(f"{level.preemptions:.0f} preemptions")
+    if fault := preemption_fault(level.preemptions or 0.0, counts.judged, limits):
+        found.append(fault)
     step_s = mean_s(counts, "tpot") or 0.0
     per_s = counts.succeeded / level.judged_s if level.judged_s else 0.0
     if level.waiting and (waiting := median(level.waiting)) >= queue_from(per_s, step_s):
@@ -30,8 +31,8 @@ def faults(level: Level, limits: Limits) -> list[str]:
         if bad > limits.violations_max_ratio * counts.judged:
             share = counts.good / counts.judged
             found.append(f"only {share:.1%} of requests within the limits, {limits.percentile:g}% wanted")
-        if lost > limits.failures_max_ratio * counts.judged:
-            found.append(f"{lost} of {counts.judged} requests failed")
+        if fault := failure_fault(lost, counts.judged, limits):
+            found.append(fault)
     return found
 
 

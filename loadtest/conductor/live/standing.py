@@ -85,6 +85,11 @@ class Standing:
         return {f"w{news.worker:02d}": news.signals for news in self._news()}
 
     @property
+    def preemptions_total(self) -> float | None:
+        """The server's own counter, as last seen."""
+        return None if self.seen is None else self.seen.signals.get("preemptions_total")
+
+    @property
     def prediction(self) -> Prediction | None:
         return None if self.run is None else self.run.run.prediction
 

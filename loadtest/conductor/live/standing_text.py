@@ -9,7 +9,6 @@ from loadtest.conductor.live.holding import evidence, faults
 from loadtest.conductor.live.so_far import Level, mean_s, signals_added
 from loadtest.conductor.live.standing import Standing, predicted_kv_ratio, predicted_limit
 from loadtest.live_counts import LiveCounts, Timing
-from loadtest.reporter.buffer import BUFFER_RATIO
 from loadtest.reporter.lines import client, observed, of_prediction
 from loadtest.reporter.plain import one_line
 from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S
@@ -68,7 +67,7 @@ def _judged(standing: Standing) -> Iterator[Row]:
     limits = {"KV cache": verdict.n_kv, "slots": verdict.n_slots, "SLO": verdict.n_slo, "held": verdict.n_max}
     smallest = ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit is not None)
     number = f"{verdict.n_safe} parallel requests" if is_signed else "not signed"
-    yield "Safe limit", number, f"{BUFFER_RATIO:.0%} below the smallest of: {smallest}"
+    yield "Safe limit", number, f"{verdict.buffer_ratio:.0%} below the smallest of: {smallest}"
     yield from _forecast(standing)
     yield "Observed", f"{verdict.n_max} parallel requests", observed(verdict.observation)
     yield "Load generator", _mark(verdict.observation.client.faults), client(verdict.observation.client)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from loadtest.scenario import Limits
 from loadtest.search_result import Choice, Probe
 
 BRACKET_RATIO: Final = 1.25
@@ -34,6 +35,8 @@ class SearchPlan:
     """N_max -> the level to certify."""
     budget_s: float
     confidence: float = 0.95
+    limits: Limits = field(default_factory=Limits)
+    """Beside `q` a level must keep the error budget, and the most preemptions where that is set."""
     bracket_ratio: float = BRACKET_RATIO
 
     def __post_init__(self) -> None:
@@ -88,7 +91,7 @@ def next_choice(plan: SearchPlan, probes: Sequence[Probe], *, may_search: bool) 
     if not by_role["certify"]:
         return _certify(bracket, safe) if safe > 0 else None
     if not by_role["above"]:
-        return _above(plan, bracket)
+        return _above(plan, bracket, probes)
     return _repeat(probes, by_role["above"][0], len(by_role["repeat"]))
 
 
@@ -117,9 +120,10 @@ def _certify(bracket: Bracket, safe: int) -> Choice:
     )
 
 
-def _above(plan: SearchPlan, bracket: Bracket) -> Choice | None:
+def _above(plan: SearchPlan, bracket: Bracket, probes: Sequence[Probe]) -> Choice | None:
+    """None where that level has failed already: it was looked at."""
     users = max(bracket.holds + 1, math.ceil(bracket.holds * RESOLUTION))
-    if users > plan.users_max:
+    if users > plan.users_max or any(p.users == users and p.verdict == "FAIL" for p in probes):
         return None
     return Choice(users=users, role="above", why=f"one step above {bracket.holds}: does it really end there?")
 

@@ -5,6 +5,7 @@
     search.settled(at_s)         # from now on its requests count
     search.sent(id, at_s)        # each of them, as it is sent; the news may come late
     search.judged(id, violates)  # and once more: at its end, or as soon as it is past a limit
+    search.dropped(id)           # or, of one that we cut short ourselves, this
     search.tick(at_s)            # about once a second; the command may change
     search.result                # once the command is to stop
 
@@ -25,12 +26,9 @@ from loadtest.conductor.search.course import (
     first_failed_below,
     next_choice,
 )
-from loadtest.conductor.search.level import Cohort, cut_short, find, find_signed
+from loadtest.conductor.search.level import ROUNDS_HEARD, Cohort, cut_short, find, find_signed, within
 from loadtest.search_result import Choice, Finding, LevelVerdict, Probe, SearchResult
 from loadtest.sequential import Certificate
-
-ROUNDS_SIGNED = 3
-"""Requests from each user that a certification hears at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +86,18 @@ class Search:
         """The first word on a request counts; a request that does not count is not heard."""
         self._cohort.judged(request_id, violates)
 
+    def dropped(self, request_id: str) -> None:
+        """In place of `judged`: we cut it short before it broke a limit, and it counts for nothing."""
+        self._cohort.dropped(request_id)
+
+    def failed(self, request_id: str) -> None:
+        """Beside `judged`: it did not succeed, and is charged to the error budget."""
+        self._cohort.failed(request_id)
+
+    def preempted(self, since_settled: float) -> None:
+        """How many preemptions the server has counted since the level settled."""
+        self._cohort.preemptions = since_settled
+
     def tick(self, at_s: float) -> Command:
         """Ends the level when enough is known or the time is up, and chooses the next one."""
         if self._choice is not None:
@@ -108,10 +118,12 @@ class Search:
     def _find(self, choice: Choice) -> Finding | None:
         plan = self._plan
         if choice.role != "certify":
-            return find(self._cohort, users=choice.users, q=plan.q, confidence=plan.confidence)
-        requests_min = ROUNDS_SIGNED * choice.users
-        certificate = Certificate(q=plan.q, confidence=plan.confidence, requests_min=requests_min)
-        return find_signed(self._cohort, certificate)
+            finding = find(self._cohort, users=choice.users, q=plan.q, confidence=plan.confidence)
+        else:
+            requests_min = ROUNDS_HEARD * choice.users
+            certificate = Certificate(q=plan.q, confidence=plan.confidence, requests_min=requests_min)
+            finding = find_signed(self._cohort, certificate)
+        return None if finding is None else within(finding, self._cohort, plan.limits)
 
     def _out_of_time(self, choice: Choice) -> Finding | None:
         plan = self._plan

@@ -7,7 +7,7 @@ from typing import Final
 
 from loadtest.sequential import settled_from
 
-SETTLE_MIN_S: Final = 20.0
+SETTLE_MIN_S: Final = 10.0
 ROUNDS_LEFT_OUT: Final = 1.5
 """Durations of a request: after one, everybody who was there before the change has left."""
 ROUNDS_MAX: Final = 6.0

@@ -238,6 +238,19 @@ def test_metrics_can_be_renamed_slow_and_reset() -> None:
     tell(story)
 
 
+def test_leaked_blocks_stay_in_use_while_nothing_runs() -> None:
+    async def story(client: Client, server: TwinServer) -> None:
+        for _ in range(2):
+            await client.ask("leak=3")
+        pool = server.ranks[0].engine.pool
+        assert (pool.used_blocks, len(server.ranks[0].engine.running)) == (6, 0)
+        await client.ask("leak=100000")  # more than there are: the rest is all it can take
+        assert pool.free_blocks == 0
+
+    with contextlib.suppress(TimeoutError):  # nothing fits any more, so the last one is not answered
+        tell(story)
+
+
 def test_a_hung_engine_answers_health_and_nothing_else() -> None:
     async def story(client: Client, _: TwinServer) -> None:
         reader = await client.send("engine_hung", body={"prompt": [1]})

@@ -28,7 +28,7 @@ def a_free_port() -> int:
 def test_help_names_every_command(tmp_path: Path) -> None:
     done = ullage("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in ("estimate", "twin", "signoff", "report"):
+    for command in ("estimate", "twin", "signoff", "soak", "report"):
         assert command in done.stdout
         assert ullage(command, "--help", cwd=tmp_path).returncode == 0
 

@@ -33,7 +33,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def run(environment: dict[str, str], *arguments: str) -> str:
     result = CliRunner().invoke(estimate, arguments, env=environment)
     assert result.exit_code == 0, result.output + repr(result.exception)
-    return result.output
+    return result.stdout  # what was learned is said on stderr
 
 
 def line(facts: dict[str, Any], name: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_turbominds_free_memory_replaces_the_prior_of_its_context(
     now = json.loads(run(environment, *asked, "--server-log", str(log), "--json"))
     assert line(now, "KV cache")["size_bytes"]["likely"] == pytest.approx(51_200 * 2**20, rel=1e-6)
     later = json.loads(run(environment, *asked, "--json"))
-    assert line(later, "CUDA context")["source"] == "calibrated (server log)"
+    assert line(later, "CUDA context")["source"].startswith("calibrated (server log), 20")
     assert not any("priors" in assumption for assumption in later["assumptions"])
 
 

@@ -66,6 +66,30 @@ def test_a_mig_slice_without_utilization_keeps_its_other_signals() -> None:
     }
 
 
+def cut_by_mig(taken: dict[int, str]) -> SimpleNamespace:
+    """A GPU whose slots of `taken` hold a slice."""
+
+    def in_slot(_: str, slot: int) -> str:
+        if slot not in taken:
+            raise RuntimeError("Not Found")
+        return taken[slot]
+
+    nvml = fake_nvml((A, B), refused=("utilization",))
+    nvml.nvmlDeviceGetMigMode = lambda handle: (handle == A, handle == A)
+    nvml.nvmlDeviceGetMaxMigDeviceCount = lambda _: 7
+    nvml.nvmlDeviceGetMigDeviceHandleByIndex = in_slot
+    return nvml
+
+
+def test_of_a_gpu_that_is_cut_by_mig_the_slices_are_read_whatever_slots_they_have() -> None:
+    looks = open_gpus(cut_by_mig({0: "MIG-a", 3: "MIG-d"}), None).read()
+    assert [look.device for look in looks] == ["MIG-a", "MIG-d", B]
+
+
+def test_a_gpu_that_mig_has_not_cut_yet_is_read_whole() -> None:
+    assert [look.device for look in open_gpus(cut_by_mig({}), "0").read()] == [A]
+
+
 def test_a_device_that_answers_nothing_is_a_gap_with_the_drivers_reason() -> None:
     (look,) = open_gpus(fake_nvml((A,), refused=("memory", "utilization", "power")), None).read()
     assert look == GpuLook(device=A, gap="NVML: memory: Not Supported")

@@ -177,7 +177,7 @@ def test_the_gpu_is_looked_at_while_a_page_does_not_come(folder: RunFolder) -> N
         loop = asyncio.get_running_loop()
         gpu = CountingGpu(lambda: loop.call_soon_threadsafe(stop.set) and None)
         plan = ScrapePlan(
-            target=PageTarget(origin=parse_origin(url), engine="vllm"),
+            targets=(PageTarget(origin=parse_origin(url), engine="vllm"),),
             interval_s=0.05,
             open_gpus=lambda: gpu,
         )
@@ -306,7 +306,7 @@ from loadtest.origin import parse_origin
 from loadtest.run_folder import RunFolder
 
 plan = scrape.ScrapePlan(
-    target=PageTarget(origin=parse_origin(sys.argv[2]), engine="vllm"),
+    targets=(PageTarget(origin=parse_origin(sys.argv[2]), engine="vllm"),),
     interval_s=0.05,
     open_gpus=threading.Event().wait,
 )

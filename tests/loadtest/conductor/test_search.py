@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -17,7 +17,8 @@ from loadtest.conductor.search import Search
 from loadtest.conductor.search.course import PROBES_MAX, SearchPlan
 from loadtest.conductor.search.settle import has_settled
 from loadtest.reporter.buffer import safe_limit
-from loadtest.search_result import SearchResult
+from loadtest.scenario import Limits
+from loadtest.search_result import Probe, SearchResult
 
 Q = 0.05
 BUDGET_S = 3600.0
@@ -116,7 +117,7 @@ def test_the_levels_of_a_search_say_why_they_were_tried_and_why_they_ended() -> 
         "what is promised if 98 hold, proven with fresh requests",
         "one step above 98: does it really end there?",
     ]
-    assert result.probes[0].finding.because == "0 of 153 requests violate: rather 2.50% than 10%"
+    assert result.probes[0].finding.because == "0 of 270 requests violate: rather 2.50% than 10%"
 
 
 def test_an_unknown_level_is_never_the_lower_end() -> None:
@@ -150,6 +151,13 @@ def test_a_level_that_passes_above_a_failed_one_is_tried_again_with_it() -> None
     ]
     assert not result.is_monotone
     assert result.n_max == 100
+
+
+def test_the_look_above_is_left_out_where_that_level_failed_already() -> None:
+    result = searched(cliff(15), plan(15))
+    assert result.breaks == 16
+    assert [p.users for p in result.probes if p.users == 16] == [16]
+    assert not any(p.choice.role == "above" for p in result.probes)
 
 
 def test_a_failed_certification_is_the_verdict() -> None:
@@ -201,6 +209,31 @@ def test_early_bad_news_alone_does_not_fail_a_large_level() -> None:
     assert search.tick(25.0).level == 0
 
 
+def test_one_crowded_moment_does_not_fail_a_level() -> None:
+    """10 of the first 20 violate, as when a cache is full once; of three rounds hardly more do."""
+    search = Search(plan(50), at_s=0.0)
+    search.settled(20.0)
+    for i in range(20):
+        search.sent(str(i), 21.0)
+        search.judged(str(i), i < 10)
+    assert search.tick(22.0).level == 0
+    for i in range(20, 1200):
+        search.sent(str(i), 23.0)
+        search.judged(str(i), False)
+    search.tick(24.0)
+    assert [p.verdict for p in search.so_far.probes] == ["PASS"]
+
+
+def test_a_level_hears_three_requests_from_each_user() -> None:
+    search = Search(plan(300), at_s=0.0)
+    search.settled(20.0)
+    for i in range(900):
+        assert search.tick(21.0).level == 0
+        search.sent(str(i), 21.0)
+        search.judged(str(i), False)
+    assert search.tick(22.0).level == 1
+
+
 def test_early_good_news_alone_passes_nothing() -> None:
     """The oldest request still runs: the quick ones behind it say nothing about it."""
     search = Search(plan(10), at_s=0.0)
@@ -245,8 +278,8 @@ def test_a_plan_starts_within_its_range(start: int, users_max: int) -> None:
 
 def test_a_level_settles_after_the_change_has_passed() -> None:
     flat = [0.1] * 50
-    assert not has_settled(19.0, 1.0, flat)
-    assert has_settled(20.0, 1.0, flat)
+    assert not has_settled(9.0, 1.0, flat)
+    assert has_settled(10.0, 1.0, flat)
     assert not has_settled(29.0, 20.0, flat)
     rising = [0.01 * i for i in range(50)]
     assert not has_settled(30.0, 20.0, rising)
@@ -336,3 +369,61 @@ class AnyServer(RuleBasedStateMachine):
 
 TestAnyServer = AnyServer.TestCase
 TestAnyServer.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+
+def at_a_level(requests: int, *, limits: Limits | None = None) -> Search:
+    """Settled, with so many requests sent and not judged; 10 users."""
+    search = Search(replace(plan(10), limits=limits or Limits()), at_s=0.0)
+    search.settled(20.0)
+    for number in range(requests):
+        search.sent(str(number), 21.0)
+    return search
+
+
+def first_probe(search: Search) -> Probe:
+    search.tick(30.0)
+    (probe,) = search.so_far.probes
+    return probe
+
+
+def test_a_request_that_we_cut_short_is_neither_good_nor_bad_and_holds_nobody_up() -> None:
+    search = at_a_level(400)
+    search.dropped("0")
+    search.dropped("17")
+    for number in range(400):
+        search.judged(str(number), violates=False)
+    assert (first_probe(search).finding.n, first_probe(search).finding.k) == (398, 0)
+
+
+def test_a_request_that_was_judged_cannot_be_dropped() -> None:
+    search = at_a_level(400)
+    for number in range(400):
+        search.judged(str(number), violates=number < 3)
+    search.dropped("0")
+    assert (first_probe(search).finding.n, first_probe(search).finding.k) == (400, 3)
+
+
+@pytest.mark.parametrize(("failed", "verdict"), [(4, "PASS"), (5, "FAIL")])
+def test_a_level_that_fails_more_than_the_error_budget_does_not_hold(failed: int, verdict: str) -> None:
+    """Of 400 one in a hundred may fail, whatever share may be slow."""
+    search = at_a_level(400)
+    for number in range(400):
+        search.judged(str(number), violates=number < failed)
+    for number in range(failed):
+        search.failed(str(number))
+    probe = first_probe(search)
+    assert probe.verdict == verdict
+    if verdict == "FAIL":
+        assert probe.finding.because == "5 of 400 requests failed"
+
+
+@pytest.mark.parametrize(("most", "verdict"), [(None, "PASS"), (2.0, "PASS"), (1.9, "FAIL")])
+def test_a_level_with_more_preemptions_than_may_be_does_not_hold(most: float | None, verdict: str) -> None:
+    search = at_a_level(400, limits=Limits(preemptions_max_per_100_requests=most))
+    for number in range(400):
+        search.judged(str(number), violates=False)
+    search.preempted(8.0)
+    probe = first_probe(search)
+    assert probe.verdict == verdict
+    if verdict == "FAIL":
+        assert probe.finding.because == "2 preemptions in 100 requests, at most 1.9 allowed"

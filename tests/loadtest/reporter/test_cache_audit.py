@@ -150,3 +150,21 @@ def test_the_share_that_the_scenario_states_is_signed() -> None:
     stages = (FakeStage(users=36, cache_hit_ratio=0.5),)
     prefix = SharedPrefix(share=0.5)
     assert verdict_of(FakeRun(stages=stages, shared_prefix=prefix)).status == "PASS"
+
+
+@pytest.mark.parametrize(("stated", "is_doubted"), [(0.6, False), (0.56, False), (0.5, True), (0.7, True)])
+def test_a_stated_share_of_hits_is_held_to_from_both_sides(stated: float, is_doubted: bool) -> None:
+    """600 of a thousand tokens were found."""
+    said = replace(UNIQUE, prefix_hit_ratio=stated)
+    assert bool(cache_doubts(said, looks(600), [WINDOW])) == is_doubted
+
+
+def test_a_stated_share_that_the_server_does_not_count_is_not_known() -> None:
+    (doubt,) = cache_doubts(replace(UNIQUE, prefix_hit_ratio=0.5), [], [WINDOW])
+    assert "does not count its hits" in doubt
+
+
+def test_a_conversation_that_states_its_share_is_checked_as_well() -> None:
+    said = replace(CHAT, session=Session(turns=Lengths.constant(3)))
+    assert cache_doubts(said, looks(600), [WINDOW]) == ()
+    assert cache_doubts(replace(said, prefix_hit_ratio=0.1), looks(600), [WINDOW])

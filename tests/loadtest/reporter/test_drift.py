@@ -10,15 +10,8 @@ from fake_soak import MINUTE_NS, FakeSoak
 
 from loadtest.columns import Floats, columns_of
 from loadtest.records import Event, RequestRecord
-from loadtest.reporter.drift import (
-    QUANTITIES,
-    DriftPlan,
-    DriftReport,
-    Quantity,
-    QuantityDrift,
-    drift_of,
-    judge_minutes,
-)
+from loadtest.reporter.drift import DriftPlan, DriftReport, QuantityDrift, drift_of, judge_minutes
+from loadtest.reporter.drift_quantities import QUANTITIES, Quantity
 from loadtest.reporter.drift_series import latency_minutes, load_of
 from loadtest.reporter.drift_step import steps_of
 from loadtest.reporter.drift_text import drift_lines
@@ -43,6 +36,9 @@ def test_a_steady_soak_is_steady_and_says_what_was_not_seen() -> None:
     assert {one.quantity.name: one.status for one in report.quantities} == {
         "ttft": "steady",
         "tpot": "steady",
+        "throughput": "steady",
+        "errors": "steady",
+        "preemptions_total": "not seen",
         "waiting": "steady",
         "process_resident_memory_bytes": "not seen",
         "process_open_fds": "not seen",

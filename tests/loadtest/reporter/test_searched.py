@@ -16,6 +16,7 @@ from loadtest.reporter.saturation import observe
 from loadtest.reporter.searched import doubts_of_levels
 from loadtest.reporter.stages import windows
 from loadtest.reporter.verdict import Verdict, judge
+from loadtest.scenario import Limits
 from loadtest.search_result import Choice, Finding, LevelVerdict, Probe, Role, SearchResult
 
 
@@ -109,8 +110,17 @@ def test_a_slow_client_voids_a_search_whatever_it_found() -> None:
 def test_a_level_whose_users_were_not_in_flight_proves_nothing() -> None:
     held, broke, _ = a_run(*LEVELS).observed().stages
     idle = replace(held, shortfall="only 12.0 requests in flight")
-    assert doubts_of_levels((held, idle)) == ("whether 20 users hold (only 12.0 requests in flight)",)
-    assert doubts_of_levels((held, replace(broke, shortfall="only 12.0 requests in flight"))) == ()
+    doubted = "whether 20 users hold (only 12.0 requests in flight)"
+    assert doubts_of_levels((held, idle), Limits()) == (doubted,)
+    assert doubts_of_levels((held, replace(broke, shortfall=idle.shortfall)), Limits()) == ()
+
+
+def test_a_limit_on_preemptions_that_nobody_could_count_is_not_known_to_hold() -> None:
+    held, *_ = a_run(*LEVELS).observed().stages
+    unseen = replace(held, preemptions=None)
+    assert doubts_of_levels((unseen,), Limits()) == ()
+    (doubt,) = doubts_of_levels((unseen,), Limits(preemptions_max_per_100_requests=1.0))
+    assert "no preemption counter" in doubt
 
 
 def test_queues_and_preemptions_are_shown_and_do_not_judge_a_level() -> None:

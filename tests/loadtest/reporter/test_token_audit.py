@@ -8,8 +8,11 @@ import pytest
 from fake_run import FakeRun, FakeStage, verdict_of
 
 from estimator.spec import Lengths
+from loadtest.records import RequestRecord
 from loadtest.reporter.method_text import method
-from loadtest.reporter.token_audit import TokenAudit, token_doubts, token_notes
+from loadtest.reporter.observation import Window
+from loadtest.reporter.token_audit import TokenAudit, token_doubts, token_doubts_of_levels, token_notes
+from loadtest.request_table import RequestTable
 from loadtest.scenario import Scenario, Stage
 from loadtest.scenario.dataset import Dataset
 from loadtest.scenario.parts import Session
@@ -28,7 +31,7 @@ TALKS = Dataset(file="talks.json", format="sharegpt")
 
 
 def doubted(scenario: Scenario, *, prompts: int = 1000, answers: int = 1000) -> list[str]:
-    """The first words of each doubt, of ten answers that should have had a thousand tokens each way."""
+    """What each doubt is about, of ten answers that should have had a thousand tokens each way."""
     audit = TokenAudit(
         answers=10,
         told=10,
@@ -37,7 +40,7 @@ def doubted(scenario: Scenario, *, prompts: int = 1000, answers: int = 1000) -> 
         planned_output_tokens=1000,
         output_tokens=answers,
     )
-    return [doubt.partition("(")[2].split()[0] for doubt in token_doubts(audit, scenario)]
+    return list(token_doubts(audit, scenario))
 
 
 @pytest.mark.parametrize(("answers", "found"), [(1000, []), (900, []), (899, ["answers"])])
@@ -92,3 +95,32 @@ def test_the_report_of_a_run_tells_it() -> None:
     assert not any(
         "tokens an event" in line for line in method(verdict_of(FakeRun(stages=(FakeStage(users=36),))))
     )
+
+
+def test_a_level_of_short_answers_is_not_made_good_by_the_other_levels() -> None:
+    """Nine levels as planned and one with four fifths of the tokens: 98% together."""
+    asked = RequestRecord(
+        worker=0,
+        seq=0,
+        outcome="ok",
+        endpoint="completions",
+        planned_input_tokens=100,
+        planned_output_tokens=100,
+        intended_ns=0,
+        done_ns=1,
+        input_tokens=100,
+        output_tokens=100,
+        chunks=80,
+    )
+    levels = [
+        Window(index=i, label=f"{i} users", users=i, start_ns=i, settled_ns=i, end_ns=i + 1)
+        for i in range(10)
+    ]
+    rows = [
+        replace(asked, seq=i, intended_ns=i, done_ns=i + 1, output_tokens=80 if i == 4 else 100)
+        for i in range(10)
+    ]
+    requests = RequestTable.of(rows)
+    (doubt,) = token_doubts_of_levels(requests, levels, WHOLE)
+    assert doubt.endswith("(answers had 80% of the planned tokens) at 4 users")
+    assert token_doubts_of_levels(requests, levels[:4], WHOLE) == ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fake_run import FakeRun, FakeStage, verdict_of
 from hypothesis import given
@@ -199,6 +201,15 @@ def test_the_buffer_is_exact_where_floats_are_not(limit: float, safe: int) -> No
 
 def test_any_buffer_is_exact() -> None:
     assert safe_limit(10, buffer_ratio=0.9) == 1  # 10 x (1 - 0.9) is 0.99... in floats
+
+
+def test_the_buffer_is_what_the_scenario_asks_for() -> None:
+    calm = FakeRun(stages=(*HELD, KV_WALL))
+    ours = verdict_of(calm)
+    wide = verdict_of(replace(calm, limits=replace(calm.limits, buffer_ratio=0.5)))
+    smallest = min(limit for limit in (ours.n_kv, ours.n_slots, ours.n_slo, ours.n_max) if limit is not None)
+    assert (ours.n_safe, ours.buffer_ratio) == (safe_limit(smallest), BUFFER_RATIO)
+    assert (wide.n_safe, wide.buffer_ratio) == (smallest // 2, 0.5)
 
 
 def test_limits_that_are_not_known_do_not_count() -> None:

@@ -60,10 +60,12 @@ def opened(limits: Limits = LIMITS) -> tuple[Docket, FakeLine]:
 
 def test_a_request_is_told_when_it_is_sent_and_judged_when_it_ends() -> None:
     docket, _ = opened()
-    assert docket.taken(0) == Judgements(sent=[("3/0", 0)], judged=[], ended=[])
+    assert docket.taken(0) == Judgements(sent=[("3/0", 0)], judged=[], dropped=[], failed=[], ended=[])
     docket.ended(a_record())
-    assert docket.taken(5 * SECOND_NS) == Judgements(sent=[], judged=[("3/0", False)], ended=[(0, 0.5, 5.0)])
-    assert docket.taken(6 * SECOND_NS) == Judgements(sent=[], judged=[], ended=[])
+    assert docket.taken(5 * SECOND_NS) == Judgements(
+        sent=[], judged=[("3/0", False)], dropped=[], failed=[], ended=[(0, 0.5, 5.0)]
+    )
+    assert docket.taken(6 * SECOND_NS) == Judgements(sent=[], judged=[], dropped=[], failed=[], ended=[])
 
 
 @pytest.mark.parametrize(
@@ -102,11 +104,25 @@ def test_a_limit_that_is_not_set_judges_nobody() -> None:
 def test_a_request_we_cut_short_ourselves_says_nothing() -> None:
     docket, _ = opened()
     docket.ended(a_record(outcome="client_cancel", ttft_s=None, e2e_s=0.5))
-    assert docket.taken(SECOND_NS).judged == []
+    news = docket.taken(SECOND_NS)
+    assert (news.judged, news.failed, news.dropped) == ([], [], [("3/0",)])
+
+
+def test_a_request_that_failed_is_charged_to_the_error_budget_whenever_it_was_judged() -> None:
+    docket, _ = opened()
+    assert docket.taken(2 * SECOND_NS).judged == [("3/0", True)]
+    docket.ended(a_record(outcome="stall_ttft", ttft_s=None))
+    assert docket.taken(6 * SECOND_NS).failed == [("3/0",)]
 
 
 def test_news_survive_the_message_between_processes() -> None:
-    news = Judgements(sent=[("0/1", 5)], judged=[("0/1", True)], ended=[(5, None, 2.0)])
+    news = Judgements(
+        sent=[("0/1", 5)],
+        judged=[("0/1", True)],
+        dropped=[("0/2",)],
+        failed=[("0/1",)],
+        ended=[(5, None, 2.0)],
+    )
     assert judgements_of(json.loads(json.dumps(news.message()))) == news
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.workers.attempt import Attempt, Fault
+from loadtest.workers.attempt import ANSWER_BYTES_MAX, Attempt, Fault
 from loadtest.workers.event_form import form_of
 from loadtest.workers.http1 import ResponseReader, head_of_chunk
 from loadtest.workers.reply import Reply
@@ -209,6 +209,60 @@ def test_the_second_token_of_a_stream_is_not_decoded(text: str) -> None:
     assert attempt.steady is not None
     assert [attempt.steady.tokens_of_read(chunk(token(text)) * count) for count in (1, 2, 5)] == [1, 2, 5]
     assert attempt.steady.tokens(token(text) * 3, 0) == (3, 3 * len(token(text)))
+
+
+class Watched(Attempt):
+    """Keeps the times of the reads that were looked at closely."""
+
+    def __init__(self) -> None:
+        super().__init__(reused=False)
+        self.closely: list[int] = []
+
+    def _take_other(self, data: bytes, at_ns: int) -> bool:
+        self.closely.append(at_ns)
+        return super()._take_other(data, at_ns)
+
+
+def test_a_plain_token_of_a_length_seen_before_is_only_dated() -> None:
+    attempt = Watched()
+    for at_ns, text in enumerate(["first", " a", " b", "\u00e9", " word", " c", " four"]):
+        attempt.take((b"" if at_ns else HEAD) + chunk(token(text)), at_ns)
+    assert attempt.closely == [0, 1, 3, 4], "the first of each length, and what is not plain"
+    assert list(attempt.reply.token_ns) == list(range(7))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        chunk(token("")),
+        chunk(token("b\\")),
+        chunk(token("bc").replace(b"bc", b'b"')),
+        chunk(token("bc").replace(b"bc", b"b\x01")),
+        chunk(token("bc").replace(b"bc", b"\xc3b")),
+        chunk(token("bc").replace(b"index", b"yndex")),
+        chunk(token("bc").replace(b"}}]}", b"}}],")),
+        b"3a\r\n" + chunk(token("bc"))[4:],
+        chunk(b"x" * (len(token("bc")))),
+        b"x" * len(chunk(token(""))),
+        b"0\r\n\r\n",
+        b"",
+    ],
+)
+def test_a_read_as_long_as_a_token_that_is_none_is_looked_at_closely(odd: bytes) -> None:
+    known = [chunk(token(text)) for text in ("a", "bc", "de", "f", "", "gh", "b\\", "ij")]
+    same_either_way([HEAD, *known, odd, *known, odd, b"0\r\n\r\n"])
+
+
+def test_an_answer_of_too_many_bytes_is_refused_also_where_its_tokens_are_only_dated() -> None:
+    attempt = Attempt(reused=False)
+    read = chunk(token("a"))
+    for data in (HEAD, read, read):
+        attempt.take(data, 1)
+    attempt.read_bytes = ANSWER_BYTES_MAX - len(read)
+    assert attempt.take(read, 2) is False
+    with pytest.raises(Fault, match="more than"):
+        attempt.take(read, 3)
+    assert list(attempt.reply.token_ns) == [1, 1, 2]
 
 
 def test_a_read_that_ends_inside_an_event_is_followed_by_a_decoded_one() -> None:

@@ -153,10 +153,19 @@ def test_a_failure_is_in_the_table_as_in_the_rows(home: Path, server: TokenServe
 def test_a_configuration_file_and_variables_do_what_options_do(home: Path, server: TokenServer) -> None:
     (home / "locust.conf").write_text(
         f"headless = true\nhost = {server.url}\nscenario = short.yaml\nusers = 3\n"
+        "goodput = [ttft:900, e2el:5000]\n"
     )
-    environ = {"LOCUST_RUN_TIME": "2s", "LOCUST_SPAWN_RATE": "50", "ULLAGE_MODEL": "m"}
+    environ = {
+        "LOCUST_RUN_TIME": "2s",
+        "LOCUST_SPAWN_RATE": "50",
+        "ULLAGE_MODEL": "m",
+        "ULLAGE_MAX_PREEMPTIONS": "2.5",
+    }
     folder, rows = drive(home, environ=environ)
-    assert folder.read_manifest().scenario["name"] == "short"
+    scenario = folder.read_manifest().scenario
+    assert scenario["name"] == "short"
+    asked = {"ttft_s": 0.9, "e2e_s": 5.0, "preemptions_max_per_100_requests": 2.5}
+    assert asked.items() <= scenario["limits"].items()
     assert len(rows) > 3
     (stage,) = [event for event in load_results(folder).events if event.event == "stage"]
     assert (stage.data["users"], stage.data["hold_s"]) == (3, 2)
@@ -169,7 +178,7 @@ def test_our_options_stand_in_one_group_of_the_help(home: Path) -> None:
         [sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=REPOSITORY
     )
     _, ours = done.stdout.split("\nUllage:", 1)
-    for option in ("--scenario", "--model", "--engine", "--runs-dir", "--load", "--insecure"):
+    for option in ("--scenario", "--model", "--engine", "--runs-dir", "--load", "--goodput", "--insecure"):
         assert option in ours
 
 
@@ -202,14 +211,14 @@ def test_classes_of_two_hosts_stop_before_the_load_and_the_fix_is_named(
     text = TWO_CLASSES.replace("    weight = 3", f"    weight = 3; host = {server.url!r}")
     text = text.replace('    model = "lora"', '    model = "lora"; host = "http://127.0.0.1:9"')
     (home / "hosts.py").write_text(text)
-    server.asked.clear()
+    asked_before = len(server.asked)
     process = start_locust(home, [*OURS, "--headless"], locustfile=home / "hosts.py")
     _, errors = process.communicate(timeout=60)
     (told,) = [line for line in errors.splitlines() if line.startswith("ullage: ")]
     assert "one run loads one server: give --host for all of them, or make a run for each host" in told
     assert process.returncode == 2
     assert "Traceback" not in errors
-    assert not server.asked
+    assert len(server.asked) == asked_before
 
 
 def test_tags_choose_among_the_tasks(home: Path, server: TokenServer) -> None:

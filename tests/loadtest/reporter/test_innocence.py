@@ -1,0 +1,77 @@
+"""A level counts only while the load generator was innocent and its requests reached the engine."""
+
+from __future__ import annotations
+
+import pytest
+from fake_run import FakeRun, FakeStage, verdict_of
+
+from loadtest.reporter.verdict import Verdict
+
+LATE_S = 0.2
+BROKEN = FakeStage(users=61, running=40.6, waiting=20.4, kv_usage_ratio=0.99, preemptions=26, e2e_s=7.0)
+
+
+def judged(*stages: FakeStage) -> Verdict:
+    return verdict_of(FakeRun(stages=stages))
+
+
+def test_a_client_that_is_late_voids_the_run_though_every_stage_holds() -> None:
+    verdict = judged(FakeStage(users=24), FakeStage(users=31, lateness_s=LATE_S))
+    assert (verdict.status, verdict.exit_code, verdict.n_max) == ("VOID", 5, 24)
+    assert verdict.reason == (
+        "the load generator at 31 users: requests were sent 200 ms late (p99); 24 users still count"
+    )
+
+
+def test_where_it_was_late_from_the_start_no_level_counts() -> None:
+    verdict = judged(FakeStage(users=24, lateness_s=LATE_S), FakeStage(users=31, lateness_s=LATE_S))
+    assert (verdict.status, verdict.n_max) == ("VOID", 0)
+    assert verdict.reason.endswith("no level counts")
+
+
+def test_a_void_level_below_one_that_counts_hides_nothing() -> None:
+    verdict = judged(FakeStage(users=16, lateness_s=LATE_S), FakeStage(users=31), BROKEN)
+    assert (verdict.status, verdict.n_max, verdict.observation.wall.name) == ("PASS", 31, "kv")
+
+
+def test_a_void_level_is_neither_the_limit_nor_evidence() -> None:
+    late = FakeStage(users=31, lateness_s=LATE_S, slow_share=0.5)
+    verdict = judged(FakeStage(users=24), late, BROKEN)
+    assert (verdict.n_max, verdict.n_safe, verdict.observation.wall.name) == (24, 19, "kv")
+    first, *_ = verdict.observation.stages
+    assert (verdict.evidence.n, verdict.evidence.k) == (first.requests, 0)
+
+
+def test_a_void_level_with_none_that_held_below_hides_the_limit() -> None:
+    verdict = judged(FakeStage(users=31, lateness_s=LATE_S), BROKEN)
+    assert (verdict.status, verdict.n_max) == ("VOID", 0)
+
+
+def test_what_the_server_showed_comes_second() -> None:
+    wall = judged(FakeStage(users=24), FakeStage(users=61, lateness_s=LATE_S, preemptions=9)).observation.wall
+    assert wall.name == "client"
+    assert wall.runner_up is not None
+    assert wall.runner_up.name == "kv"
+
+
+def test_requests_parked_in_front_of_the_engine_break_a_level_whose_limits_hold() -> None:
+    verdict = judged(FakeStage(users=24), FakeStage(users=31, running=24.0))
+    assert (verdict.n_max, verdict.observation.wall.name) == (24, "network")
+    (fault,) = verdict.observation.stages[1].faults
+    assert fault == "23% of the requests in flight parked in front of the engine, 1.1 s each"
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        FakeStage(users=31, running=29.0),  # one in fifteen
+        FakeStage(users=31, running=24.0, e2e_s=1.0),  # 0.2 s each: a long way, and short answers
+    ],
+)
+def test_a_few_requests_or_a_long_way_are_not_parked(stage: FakeStage) -> None:
+    assert judged(FakeStage(users=24), stage).n_max == 31
+
+
+def test_an_idle_load_process_excuses_no_busy_one() -> None:
+    run = FakeRun(stages=(FakeStage(users=24), FakeStage(users=31)), loop_lags_s=(0.001, 0.001, 0.4))
+    assert verdict_of(run).status == "VOID"
