@@ -95,7 +95,7 @@ class Crew:
             self._meet(client_id)
 
     def open(self, run: PreparedRun, roles: Mapping[str, Role]) -> None:
-        """Returns when every worker was told. Raises NoWorkers, NoAnswer or FarClock."""
+        """Returns when every worker was told. Raises PlainError when one of them cannot be."""
         present = self._present()
         if not present:
             raise NoWorkers("no worker has connected: start one with locust --worker, then start again")
@@ -109,10 +109,10 @@ class Crew:
             "roles": {name: role.message() for name, role in roles.items()},
         }
         self._at_work.clear()
-        self._outposts.begin(run.folder)
-        for client_id in present:
-            self._meet(client_id)
         try:
+            self._outposts.begin(run.folder)
+            for client_id in present:
+                self._meet(client_id)
             self._wait_for(set(present))
         except PlainError:
             self.load_ends(timeout_s=0.0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from estimator.errors import PlainError
-from loadtest.conductor.far.messages import ASK, FETCH, PARCELS, PIECE
+from loadtest.conductor.far.messages import ASK, FETCH, PARCELS, PIECE, plain
 from loadtest.conductor.far.parcels import Joiner, Parcel, parcel_of
 from loadtest.run_folder import RunFolder
 
@@ -55,5 +55,5 @@ def _fetch(ask: Ask, parcel: Parcel, folder: RunFolder, worker: int) -> None:
 
 def _good(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     if answer.get("error"):
-        raise NotGathered(str(answer["error"]))
+        raise NotGathered(plain(answer["error"]))
     return answer

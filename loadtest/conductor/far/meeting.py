@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from loadtest.conductor.far.messages import plain
+
 CLOCK_NAMES: Final = (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/time"))
 """A machine draws the first when it starts; the second tells namespaces of time apart."""
 
@@ -52,10 +54,10 @@ class Token:
 
     def met(self, answer: Mapping[str, Any]) -> Met:
         return Met(
-            host=str(answer["host"])[:255],
+            host=plain(answer["host"]),
             sees_folder=answer["secret"] == self._secret,
             same_clock_name=answer["clock"] == clock_name(),
-            version=str(answer["version"])[:64],
+            version=plain(answer["version"]),
         )
 
     def remove(self) -> None:

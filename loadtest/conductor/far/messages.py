@@ -24,6 +24,14 @@ TAKEN: Final = "ullage-taken"
 """To a worker: everything arrived, and its own copy may go."""
 
 
+TEXT_MAX: Final = 500
+
+
+def plain(text: object) -> str:
+    """What a machine said, fit for a terminal and a report: anybody may reach a master's port."""
+    return "".join(letter for letter in str(text)[:TEXT_MAX] if letter.isprintable())
+
+
 class Post(Protocol):
     """What carries the messages: Locust's runner, of a master or of a worker."""
 

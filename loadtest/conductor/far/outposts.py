@@ -30,9 +30,10 @@ from loadtest.conductor.far.messages import (
     TAKEN,
     Post,
     Stay,
+    plain,
 )
 from loadtest.records import EventKind
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import RunFolder, RunFolderError
 
 Data = dict[str, str | int | float | bool | None]
 PINGS_AT_REST: Final = 20
@@ -96,9 +97,12 @@ class Outposts:
             post.register_message(answer, self._answered)
 
     def begin(self, folder: RunFolder) -> None:
-        """A run begins: workers are to be met again."""
+        """A run begins: workers are to be met again. Raises RunFolderError."""
         self._folder = folder
-        self._token = Token(folder.root)
+        try:
+            self._token = Token(folder.root)
+        except OSError as error:
+            raise RunFolderError(f"cannot write into {folder.root}: {error.strerror}") from error
         self._workers, self._far = {}, {}
         self._watch = gevent.spawn(self._keep_comparing)
 
@@ -195,7 +199,7 @@ class Outposts:
     def _kept(self, msg: Any, **_: Any) -> None:
         far = self._far.get(msg.node_id)
         if far is not None:
-            far.where = str(msg.data["path"])
+            far.where = plain(msg.data["path"])
             text = f"{far.name} keeps its rows in {far.where} until they are gathered"
             self._note("note", {"text": text})
 

@@ -164,6 +164,13 @@ def test_a_clock_that_cannot_be_compared_closely_is_refused_before_the_load(mast
     assert refusal.exit_code == 2
 
 
+def test_what_a_worker_calls_itself_cannot_write_on_a_terminal(master: Master) -> None:
+    master.meets(lambda wire: a_worker(wire, ahead_ns=AHEAD_NS, host="evil\x1b[2J\nhost" + "x" * 900))
+    (_, clock) = master.notes[0]
+    assert clock["host"].startswith("evil[2Jhostxx")
+    assert len(clock["host"]) <= 500
+
+
 def test_a_worker_of_another_version_is_refused(master: Master) -> None:
     master.meets(lambda wire: a_worker(wire, host="loader-2", version="0.0.9"))
     assert master.admitted == []
