@@ -215,7 +215,7 @@ class Sample:
             raise ValueError(f"unknown signal {unknown[0]!r}: add it to records.SIGNALS first")
 
 
-EventKind = Literal["run_start", "stage", "settled", "run_end", "server_info", "fault", "note"]
+EventKind = Literal["run_start", "stage", "settled", "cut", "run_end", "server_info", "fault", "note"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +223,8 @@ class Event:
     """Something that happened to the run as a whole: a step change, a fault, the end.
 
     stage carries index, users, settle_s and hold_s; run_end carries reason. Where settle_s is None, `settled`
-    with the stage's index says from when on it is judged.
+    with the stage's index says from when on it is judged. `cut` was a stage until the run was interrupted in
+    it: it is not judged, because the part that follows holds it again.
     """
 
     at_ns: int

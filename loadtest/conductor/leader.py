@@ -122,11 +122,12 @@ class Leader:
             run_s = self._form.run_time if self._has_ramp else None
             return StagedCourse((asked_stage(run, self._asked_users, rate_per_s, run_s),))
         if run.scenario.search is None:
-            return StagedCourse(run.manifest.stages)
+            return StagedCourse(run.manifest.stages, run.manifest.stages_held)
         if has_pauses:
             raise RoleError("a search needs users who ask again at once: leave wait_time out, or give stages")
         plan = plan_search(run.scenario, run.prediction, run.manifest.users_cap)
-        return Pilot(plan, run.scenario, time.perf_counter_ns(), run.folder.write_search)
+        past = run.folder.read_search()  # there before the load only where that goes on
+        return Pilot(plan, run.scenario, time.perf_counter_ns(), run.folder.write_search, past)
 
     @property
     def _has_ramp(self) -> bool:

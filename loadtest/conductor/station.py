@@ -39,7 +39,9 @@ class Seat:
     """One load process among those that share the arrivals of an open loop."""
 
     worker: int
-    """Its rows carry this number; one from `workers` on came late and has no share."""
+    """Its rows carry this number, after those of earlier parts; one from `workers` on came late and has no
+    share.
+    """
     workers: int
 
 
@@ -58,7 +60,7 @@ class Station:
         give_up: Callable[[PlainError], None],
         tell: Callable[[Judgements], None],
     ) -> None:
-        worker = seat.worker
+        worker = run.manifest.first_worker + seat.worker
         self._run = run
         self._seat = seat
         self._runner = runner

@@ -25,6 +25,7 @@ from loadtest.reporter.innocence import (
     with_client,
 )
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
+from loadtest.reporter.run_parts import looks_at, looks_of_parts, part_notes
 from loadtest.reporter.searched import doubts_of_levels, faults_of_level, level_that_broke
 from loadtest.reporter.signs import signs
 from loadtest.reporter.stages import (
@@ -64,14 +65,15 @@ def observe(
     scenario = parse_scenario(dict(manifest.scenario))
     limits = scenario.limits
     engine = [sample for sample in rows.samples if sample.source == "engine"]
+    parts = looks_of_parts(engine, rows.events)
     cut = windows(rows.events)
     start_ns = cut[0].start_ns if cut else 0
     judged = [window for window in cut if window.window_s > 0 and window.users > 0]
-    stages = tuple(_stage(window, rows, engine, limits, found) for window in judged)
+    stages = tuple(_stage(window, rows, looks_at(window, parts), limits, found) for window in judged)
     by_users = sorted(stages, key=lambda stage: stage.users)
     broken, n_max = _limit(by_users) if found is None else (level_that_broke(stages, found), found.n_max)
     gave_up = broken_off(rows.events)
-    death = server_death(rows.requests, engine)
+    death = next(filter(None, (server_death(rows.requests, looks) for looks in parts)), None)
     audit = audit_tokens(rows.requests, cut)
     below = [s for s in by_users if broken is None or s.users < broken.users]
     invalid: str | None
@@ -82,8 +84,9 @@ def observe(
     elif death is not None:
         invalid = f"{death}; {_last_good(earlier)}"
     else:
-        in_turn = SENTENCE if takes_turns(engine) else None
-        invalid = in_turn or counts_disagree(rows.requests, engine) or usage_lies(audit)
+        in_turn = SENTENCE if any(map(takes_turns, parts)) else None
+        disagree = next(filter(None, (counts_disagree(rows.requests, looks) for looks in parts)), None)
+        invalid = in_turn or disagree or usage_lies(audit)
     spoiled = client_wall(by_users, n_max, broken) if found is None else client_wall_of_search(stages, found)
     wall = (None if gave_up or death else halted(stages)) or (
         Wall(name="invalid", evidence=invalid)
@@ -125,7 +128,7 @@ def observe(
         start_ns=start_ns,
         windows=tuple(cut),
         search=found,
-        notes=(*token_notes(audit), *cache_notes(scenario, engine, held)),
+        notes=(*part_notes(manifest), *token_notes(audit), *cache_notes(scenario, engine, held)),
     )
 
 
