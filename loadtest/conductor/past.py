@@ -118,17 +118,18 @@ def read_past(root: Path) -> Past:
 
 
 def whole_of(events: Sequence[Event], found: SearchResult | None, last_ns: int) -> Whole:
-    """Of a search the levels that have ended; of stages all but the last that began. Pure.
+    """Of a search the levels that have ended; of stages all before the last mark. Pure.
 
     `last_ns`: of the last row, where no stage had begun.
     """
-    begun = [event for event in events if event.event == "stage"]
+    marks = [event for event in events if event.event in ("stage", "cut")]
     if found is None:
-        return Whole(stages=max(len(begun) - 1, 0), until_ns=begun[-1].at_ns if begun else last_ns)
+        held = sum(mark.event == "stage" for mark in marks[:-1])
+        return Whole(stages=held, until_ns=marks[-1].at_ns if marks else last_ns)
     held = len(found.probes)
     until_ns = round(found.probes[-1].ended_s * 1e9) if held else last_ns
-    under_way = [event.at_ns for event in begun if int(event.data["index"] or 0) >= held]
-    return Whole(stages=held, until_ns=min(under_way, default=until_ns))
+    under_way = [mark.at_ns for mark in marks if int(mark.data["index"] or 0) >= held]
+    return Whole(stages=held, until_ns=max(under_way, default=until_ns))
 
 
 def _is_complete(events: Sequence[Event]) -> bool:
