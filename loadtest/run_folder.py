@@ -192,7 +192,7 @@ class RunFolder:
     def is_at_work(self) -> bool:
         """Does a process still write rows here? The kernel ends its locks with it."""
         files = [self.events_path, *self.text_segments(), *self.sample_files()]
-        return any(is_locked(path) for path in files if path.is_file())
+        return any(map(is_locked, files))
 
     def collector_samples(self) -> Path:
         """What the collector writes; there once it runs."""

@@ -49,6 +49,9 @@ class Hands(Protocol):
     def load_ends(self, *, timeout_s: float) -> None:
         """No user begins now; those at work have so long to end."""
 
+    def silence(self) -> PlainError | None:
+        """Why nobody asks any more, where no load process answers; None where one does."""
+
     def news(self) -> list[News]:
         """What each load process has counted in this run, or in the last one."""
 
@@ -180,6 +183,9 @@ class Leader:
         if self._run is None:
             return
         self.standing.look()
+        if not self._is_drained and (silence := self.hands.silence()) is not None:
+            self._complain(silence)
+            self._run.gave_up(silence)
         self._run.load_ended()
         if not self._is_drained:
             self._environment.stop_timeout = self._asked_timeout_s

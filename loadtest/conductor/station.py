@@ -226,6 +226,9 @@ class OwnUsers:
         if self._station is not None:
             self._station.turn_away()
 
+    def silence(self) -> None:
+        """This very process asks."""
+
     def news(self) -> list[News]:
         """As of now; after the end of a run, as it ended."""
         if self._station is not None:

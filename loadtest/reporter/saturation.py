@@ -21,6 +21,7 @@ from loadtest.reporter.innocence import (
     client_wall,
     client_wall_of_search,
     counting,
+    halted,
     parked_fault,
     with_client,
 )
@@ -44,7 +45,7 @@ from loadtest.reporter.token_audit import (
 )
 from loadtest.reporter.turns import SENTENCE, takes_turns
 from loadtest.reporter.validity import broken_off, counts_disagree, server_death
-from loadtest.reporter.walls import client_health, halted, name_wall
+from loadtest.reporter.walls import client_health, name_wall
 from loadtest.results import RunRows
 from loadtest.run_folder import Manifest
 from loadtest.scenario import Limits, parse_scenario
@@ -88,7 +89,7 @@ def observe(
         disagree = next(filter(None, (counts_disagree(rows.requests, looks) for looks in parts)), None)
         invalid = in_turn or disagree or usage_lies(audit)
     spoiled = client_wall(by_users, n_max, broken) if found is None else client_wall_of_search(stages, found)
-    wall = (None if gave_up or death else halted(stages)) or (
+    wall = (None if gave_up or death else halted(stages, n_max)) or (
         Wall(name="invalid", evidence=invalid)
         if invalid
         else with_client(name_wall(stages, broken, slots), spoiled)
