@@ -92,6 +92,8 @@ class Manifest:
     """What the server was started as, in a person's words; None where nobody said."""
     processes: int = 1
     """Load processes that were asked for."""
+    signed_by: str | None = None
+    """Of a soak: the run whose signed number it holds; None where a person gave the number."""
     parts: tuple[EarlierPart, ...] = ()
     """The runs that this one continues, in order of time; none of a run that began afresh."""
 

@@ -74,6 +74,8 @@ class RunRequest:
     users_cap: int = USERS_CAP
     allow_public_host: bool = False
     telemetry: Telemetry = field(default_factory=Telemetry)
+    signed_by: str | None = None
+    """Of a soak: the run whose signed number it holds."""
     past: Past | None = None
     """The interrupted run that this one continues: its prediction is kept; the server must be the same."""
 
@@ -230,6 +232,7 @@ def _open_folder(plan: PlannedRun, checks: tuple[Check, ...]) -> PreparedRun:
     folder = _new_folder(request.runs_root, f"{created:%Y%m%dT%H%M%SZ}-{_slug(plan.served.name)}")
     manifest = Manifest(
         processes=request.processes,
+        signed_by=request.signed_by,
         parts=_carried(request.past, folder, wall_ns=wall_ns, mono_ns=mono_ns),
         run_id=folder.run_id,
         created_utc=created.isoformat(timespec="seconds"),

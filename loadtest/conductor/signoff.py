@@ -63,6 +63,8 @@ class SignoffRequest:
     telemetry: Telemetry = field(default_factory=Telemetry)
     audits: bool = True
     """Look at this machine and at one answer before the load."""
+    signed_by: str | None = None
+    """Of a soak: the run whose signed number it holds."""
     past: Past | None = None
     """The interrupted run that this one continues."""
 
@@ -108,6 +110,7 @@ def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[
             users_cap=request.users_cap,
             allow_public_host=request.allow_public_host,
             telemetry=request.telemetry,
+            signed_by=request.signed_by,
             past=request.past,
         ),
         audit=audit_before_load if request.audits else None,
