@@ -6,6 +6,7 @@ from typing import Final
 
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
+EXIT_VOID: Final = 5
 EXIT_INTERRUPTED: Final = 130
 
 

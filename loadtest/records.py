@@ -216,7 +216,7 @@ class Sample:
 
 
 EventKind = Literal[
-    "run_start", "stage", "settled", "run_end", "server_info", "fault", "note", "clock", "gathered"
+    "run_start", "stage", "settled", "cut", "run_end", "server_info", "fault", "note", "clock", "gathered"
 ]
 
 
@@ -225,7 +225,9 @@ class Event:
     """Something that happened to the run as a whole: a step change, a fault, the end.
 
     stage carries index, users, settle_s and hold_s; run_end carries reason. Where settle_s is None, `settled`
-    with the stage's index says from when on it is judged. clock and gathered: of a worker elsewhere.
+    with the stage's index says from when on it is judged. `cut` was a stage until the run was interrupted in
+    it: it is not judged, because the part that follows holds it again. clock and gathered: of a
+    worker elsewhere.
     """
 
     at_ns: int

@@ -90,12 +90,14 @@ def _create(path: Path) -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Does a writer, or a sealer, hold this file now?"""
-    with path.open("rb") as file:
-        try:
+    """Does a writer, or a sealer, hold this file now? One that is gone was sealed: nobody does."""
+    try:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
     return False
 
 

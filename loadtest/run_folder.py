@@ -17,6 +17,7 @@ from estimator.capacity import Prediction
 from estimator.errors import PlainError
 from loadtest.access import USERS_CAP, Access
 from loadtest.audit import Check
+from loadtest.earlier_part import EarlierPart
 from loadtest.named_server import NamedServer
 from loadtest.origin import Origin, parse_origin
 from loadtest.records import Row, StreamCounts
@@ -93,6 +94,22 @@ class Manifest:
     """What the textbook and the ledger said; None where no model and GPU were named."""
     named: NamedServer | None = None
     """What the server was started as, in a person's words; None where nobody said."""
+    processes: int = 1
+    """Load processes that were asked for."""
+    signed_by: str | None = None
+    """Of a soak: the run whose signed number it holds; None where a person gave the number."""
+    parts: tuple[EarlierPart, ...] = ()
+    """The runs that this one continues, in order of time; none of a run that began afresh."""
+
+    @property
+    def stages_held(self) -> int:
+        """Stages or levels that earlier parts have held: the load begins after them."""
+        return self.parts[-1].stages_held if self.parts else 0
+
+    @property
+    def first_worker(self) -> int:
+        """The number of the first load process: those below were of earlier parts."""
+        return self.parts[-1].load_processes if self.parts else 0
 
     @property
     def is_soak(self) -> bool:
@@ -173,6 +190,16 @@ class RunFolder:
     def samples_writer(self, name: str) -> RowWriter:
         return RowWriter(next_path(self.root / "samples", name))
 
+    def carried_path(self, kind: Literal["records", "streams", "samples", "events"]) -> Path:
+        """Where rows of earlier parts go on their way in: text, which of `records` is then sealed."""
+        folder = self.root if kind == "events" else self.root / kind
+        return next_path(folder, "events-before" if kind == "events" else "before")
+
+    def is_at_work(self) -> bool:
+        """Does a process still write rows here? The kernel ends its locks with it."""
+        files = [self.events_path, *self.text_segments(), *self.sample_files()]
+        return any(map(is_locked, files))
+
     def collector_samples(self) -> Path:
         """What the collector writes; there once it runs."""
         return self.root / "samples" / "collector-000.jsonl"
@@ -244,8 +271,7 @@ class RunFolder:
 
     def rows(self, damage: Damage) -> Iterator[Row]:
         """Samples and events; the requests are columns, and there may be millions (results.py)."""
-        events = [self.events_path] if self.events_path.is_file() else []
-        for path in [*self.sample_files(), *events]:
+        for path in [*self.sample_files(), *sorted(self.root.glob("events*.jsonl"))]:
             yield from read_rows(path, damage)
 
     def stream_counts(self, damage: Damage) -> Iterator[StreamCounts]:

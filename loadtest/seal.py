@@ -108,7 +108,7 @@ def seal(text: Path, *, is_last: bool = False) -> Path | None:
             fcntl.flock(held, fcntl.LOCK_EX | (fcntl.LOCK_NB if is_last else 0))
             if os.fstat(held.fileno()).st_nlink == 0:
                 return None
-            path = sealed_path(text) or _write_sealed(text)
+            path = sealed_path(text) or write_sealed(read_segment(text), text)
             if not open_sealed(path).damage.bad_lines:
                 text.unlink()
             return path
@@ -118,8 +118,8 @@ def seal(text: Path, *, is_last: bool = False) -> Path | None:
         raise RowFileError(f"cannot seal {text}: {error.strerror}; free space and rerun") from error
 
 
-def _write_sealed(text: Path) -> Path:
-    rows = read_segment(text)
+def write_sealed(rows: SegmentRows, text: Path) -> Path:
+    """The sealed file of the segment `text`, which these rows are of. Raises OSError."""
     content = packed(rows.ended, about_rows(rows))
     path = text.with_name(f"{text.stem}.{zlib.crc32(content):08x}{SEALED_SUFFIX}")
     draft = path.with_name(f".{text.stem}.tmp")

@@ -22,6 +22,7 @@ from loadtest.cli.access_flags import (
 )
 from loadtest.cli.engine_flags import engine_flags, engine_from, single
 from loadtest.cli.limit_flags import GoodputCommand, limit_flags, limits_asked
+from loadtest.cli.resuming import resume_flag, resumed
 from loadtest.cli.telemetry_flags import telemetry_flags, telemetry_from
 from loadtest.conductor.signoff import SignedOff, SignoffRequest, sign_off
 from loadtest.named_server import NamedServer, is_simulated
@@ -36,7 +37,8 @@ PATH = click.Path(path_type=Path)
 
 
 @click.command(cls=GoodputCommand)
-@click.option("--scenario", type=PATH, required=True, help="What to send, how much, and what is good.")
+@click.option("--scenario", type=PATH, help="What to send, how much, and what is good.")
+@resume_flag
 @tokenizer_flag
 @click.option("--host", help="Base URL of the server; without it a simulated one stands in.")
 @click.option("--model", help="Served model name; needed only when the server serves several.")
@@ -62,9 +64,11 @@ PATH = click.Path(path_type=Path)
     "--no-calibration", is_flag=True, help="Predict by the priors, and keep nothing of what is measured."
 )
 @click.option("--runs-dir", "runs_root", type=PATH, default=Path("runs"), show_default=True)
-def signoff(**options: Any) -> None:
+@click.pass_context
+def signoff(context: click.Context, /, **options: Any) -> None:
     """Predict, load, observe and sign, in one run. The flags are those the server was started with."""
-    done = sign_off(requested(options), say=lambda line: click.echo(line, err=True))
+    request = requested(options) if options["resume"] is None else resumed(options, context)
+    done = sign_off(request, say=lambda line: click.echo(line, err=True))
     report_and_exit(done, keeps=not options["no_calibration"])
 
 
@@ -139,6 +143,8 @@ def lasting(model: str) -> str:
 
 def _scenario(options: dict[str, Any]) -> Scenario:
     """As its file says, under the limits and with the search that the command line asks for."""
+    if options["scenario"] is None:
+        raise ScenarioError("name what to send with --scenario, or an interrupted run with --resume")
     scenario = counted_with(read_scenario(options["scenario"]), options["tokenizer"])
     scenario, minutes = limited(scenario, limits_asked(options)), options["max_minutes"]
     if options["search"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,8 +12,13 @@ from estimator.errors import PlainError
 from loadtest.access import NO_AUDIT_VARIABLE
 from loadtest.cli.access_flags import access_flags, access_from, allow_public_host_flag, users_cap_flag
 from loadtest.cli.limit_flags import GoodputCommand, limit_flags, limits_asked
-from loadtest.run_folder import RunFolder
+from loadtest.cli.telemetry_flags import telemetry_flags, telemetry_from
+from loadtest.run_folder import Manifest, RunFolder
 from loadtest.scenario import Scenario, SoakAsked, limited, parse_scenario, read_scenario, soaking
+from loadtest.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from loadtest.conductor.signoff import SignoffRequest
 
 PATH = click.Path(path_type=Path)
 SAFE = "safe"
@@ -48,6 +53,7 @@ class SoakError(PlainError):
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Load workers.")
 @limit_flags
 @access_flags
+@telemetry_flags
 @allow_public_host_flag
 @users_cap_flag
 @click.option(
@@ -60,32 +66,43 @@ class SoakError(PlainError):
 def soak(**options: Any) -> None:
     """Hold a load for hours with a dip in each, and say what drifts."""
     from loadtest.cli.signoff import report_and_exit
-    from loadtest.conductor.signoff import SignoffRequest, sign_off
+    from loadtest.conductor.signoff import sign_off
+
+    done = sign_off(requested(options), say=lambda line: click.echo(line, err=True))
+    report_and_exit(done)
+
+
+def requested(options: dict[str, Any]) -> SignoffRequest:
+    """Raises PlainError for what cannot be soaked."""
+    from loadtest.conductor.signoff import SignoffRequest
 
     signed = None if options["run"] is None else RunFolder.open(options["run"])
     manifest = None if signed is None else signed.read_manifest()
     access = access_from(options)
-    done = sign_off(
-        SignoffRequest(
-            scenario=soaking(
-                limited(_scenario(options, signed), limits_asked(options)), _asked(options, signed)
-            ),
-            host=options["host"] or (None if manifest is None else manifest.host),
-            engine=options["engine"] or ("vllm" if manifest is None else manifest.engine),
-            model=options["model"] or (None if manifest is None else manifest.model),
-            max_num_seqs=options["max_num_seqs"],
-            max_model_len=None,
-            pool=None,
-            processes=options["processes"],
-            runs_root=options["runs_root"],
-            access=access,
-            users_cap=options["users_cap"],
-            allow_public_host=options["allow_public_host"],
-            audits=not options["no_audit"],
-        ),
-        say=lambda line: click.echo(line, err=True),
+    return SignoffRequest(
+        scenario=soaking(limited(_scenario(options, signed), limits_asked(options)), _asked(options, signed)),
+        host=options["host"] or (None if manifest is None else manifest.host),
+        engine=options["engine"] or ("vllm" if manifest is None else manifest.engine),
+        model=options["model"] or (None if manifest is None else manifest.model),
+        max_num_seqs=options["max_num_seqs"],
+        max_model_len=None,
+        pool=None,
+        processes=options["processes"],
+        runs_root=options["runs_root"],
+        access=access,
+        users_cap=options["users_cap"],
+        allow_public_host=options["allow_public_host"],
+        telemetry=_telemetry(options, manifest),
+        signed_by=manifest.run_id if manifest is not None and options["users"] == SAFE else None,
+        audits=not options["no_audit"],
     )
-    report_and_exit(done)
+
+
+def _telemetry(options: dict[str, Any], signed: Manifest | None) -> Telemetry:
+    """As the flags say; of the signed run's own server, without any, as that run was watched."""
+    asked = telemetry_from(options)
+    inherits = asked == Telemetry() and signed is not None and options["host"] is None
+    return signed.telemetry if inherits and signed is not None else asked
 
 
 def _scenario(options: dict[str, Any], signed: RunFolder | None) -> Scenario:

@@ -61,10 +61,11 @@ class Course(Protocol):
 
 
 class StagedCourse:
-    """One stage after the other."""
+    """One stage after the other, from number `first` on."""
 
-    def __init__(self, stages: Sequence[PlannedStage]) -> None:
+    def __init__(self, stages: Sequence[PlannedStage], first: int = 0) -> None:
         self.stages = stages
+        self._first = first
         self._held: Held | None = None
         self._is_over = False
 
@@ -84,6 +85,8 @@ class StagedCourse:
         if not self._is_over:
             if now.users and self._held is not None and self.stages[self._held.index].is_dip:
                 self._held = Held(index=self._held.index, since_s=now.elapsed_s)  # answers still come
+            if self._held is None:
+                self._held = Held(index=self._first, since_s=now.elapsed_s)
             self._held = held_at(self.stages, self._held, now.elapsed_s)
             self._is_over = self._held is None
         return None if self._held is None else Step(stage=self.stages[self._held.index])

@@ -10,16 +10,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import gevent
-from locust.runners import STATE_MISSING, MasterRunner
+from locust.runners import HEARTBEAT_LIVENESS, STATE_MISSING, MasterRunner
 
-from estimator.errors import PlainError
+from estimator.errors import EXIT_VOID, PlainError
 from loadtest.conductor.far.messages import Stay
 from loadtest.conductor.far.outposts import Outposts
 from loadtest.conductor.live.news import News, news_of
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.roles import Role
 from loadtest.records import EventKind
-from loadtest.run_folder import PlannedStage
+from loadtest.run_folder import PlannedStage, RunFolder
 from loadtest.scenario import Limits
 from loadtest.workers.docket import Judgements, judgements_of
 
@@ -63,6 +63,12 @@ class NoAnswer(PlainError):  # noqa: N818  (what is missing)
     """A worker is connected and says nothing."""
 
 
+class Silent(PlainError):  # noqa: N818  (how they are)
+    """No load process answers: nothing was wrong with the server."""
+
+    exit_code = EXIT_VOID
+
+
 class Crew:
     """The users of a run where they live in worker processes: the master's side."""
 
@@ -80,6 +86,7 @@ class Crew:
         self._refusal: PlainError | None = None
         self._numbers: dict[str, int] = {}
         self._at_work: set[str] = set()
+        self._folder: RunFolder | None = None
         self._open_data: dict[str, Any] | None = None
         self._stage_data: dict[str, Any] | None = None
         runner.register_message(CLOSED, self._closed)
@@ -100,7 +107,7 @@ class Crew:
         if not present:
             raise NoWorkers("no worker has connected: start one with locust --worker, then start again")
         self._numbers = {client_id: number for number, client_id in enumerate(present)}
-        self._stage_data = None
+        self._folder, self._stage_data = run.folder, None
         self._news = {}
         self._run_id, self._limits = run.manifest.run_id, run.scenario.limits
         self._open_data = {
@@ -139,6 +146,22 @@ class Crew:
             self._witness.void(lost)
         self._outposts.end()
         self._at_work.clear()
+
+    def silence(self) -> Silent | None:
+        """Locust ends a test when its last worker has missed its heartbeats, and says nothing of it.
+
+        One that is starved of a processor misses them too: it lives, and so still holds its rows.
+        """
+        missing = {worker.id for worker in self._runner.clients.all if worker.state == STATE_MISSING}
+        if self._folder is None or not self._at_work or not self._at_work <= missing:
+            return None
+        who = f"no load process of {len(self._at_work)} has answered for {HEARTBEAT_LIVENESS} s"
+        if any(map(self._folder.is_being_written, self._folder.text_segments())):
+            return Silent(
+                f"{who}, though they live: this machine was too busy to run the load generator; end what "
+                "else runs here, or give it more cores"
+            )
+        return Silent(f"{who}: all have died")
 
     def news(self) -> list[News]:
         """The last word of each worker, also of one that has died since."""

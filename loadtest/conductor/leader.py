@@ -51,6 +51,9 @@ class Hands(Protocol):
     def load_ends(self, *, timeout_s: float) -> None:
         """No user begins now; those at work have so long to end."""
 
+    def silence(self) -> PlainError | None:
+        """Why nobody asks any more, where no load process answers; None where one does."""
+
     def news(self) -> list[News]:
         """What each load process has counted in this run, or in the last one."""
 
@@ -124,11 +127,12 @@ class Leader:
             run_s = self._form.run_time if self._has_ramp else None
             return StagedCourse((asked_stage(run, self._asked_users, rate_per_s, run_s),))
         if run.scenario.search is None:
-            return StagedCourse(run.manifest.stages)
+            return StagedCourse(run.manifest.stages, run.manifest.stages_held)
         if has_pauses:
             raise RoleError("a search needs users who ask again at once: leave wait_time out, or give stages")
         plan = plan_search(run.scenario, run.prediction, run.manifest.users_cap)
-        return Pilot(plan, run.scenario, time.perf_counter_ns(), run.folder.write_search)
+        past = run.folder.read_search()  # there before the load only where that goes on
+        return Pilot(plan, run.scenario, time.perf_counter_ns(), run.folder.write_search, past)
 
     @property
     def _has_ramp(self) -> bool:
@@ -192,6 +196,9 @@ class Leader:
         if self._run is None:
             return
         self.standing.look()
+        if not self._is_drained and (silence := self.hands.silence()) is not None:
+            self._complain(silence)
+            self._run.gave_up(silence)
         self._run.load_ended()
         if not self._is_drained:
             self._environment.stop_timeout = self._asked_timeout_s

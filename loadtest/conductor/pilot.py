@@ -19,16 +19,25 @@ NEWS_LATE_S: Final = 5.0
 
 
 class Pilot:
-    """A Course. `keep` is given what was found, at the start and whenever a level has ended."""
+    """A Course. `keep` is given what was found, at the start and whenever a level has ended.
+
+    `past`: what was found before the search was interrupted; it goes on from there.
+    """
 
     def __init__(
-        self, plan: SearchPlan, scenario: Scenario, at_ns: int, keep: Callable[[SearchResult], None]
+        self,
+        plan: SearchPlan,
+        scenario: Scenario,
+        at_ns: int,
+        keep: Callable[[SearchResult], None],
+        past: SearchResult | None = None,
     ) -> None:
         self._plan = plan
         self._scenario = scenario
         self._asked = scenario.search or SearchAsked()
         self._keep = keep
-        self._search = Search(plan, at_s=at_ns / 1e9)
+        self._search = Search(plan, at_s=at_ns / 1e9, past=past)
+        self._first = self._search.command.level
         self._request_s: float | None = None
         """Mean duration of the last level's requests."""
         self._stage = self._begin(self._search.command, at_ns)
@@ -88,8 +97,8 @@ class Pilot:
         return Step(stage=self._stage, has_settled=command.phase == "judge")
 
     def _begin(self, command: Command, at_ns: int) -> PlannedStage:
-        before = None if command.level == 0 else self._stage.users
-        if command.level:
+        before = None if command.level == self._first else self._stage.users
+        if before is not None:
             self._request_s = self._mean_request_s
         self._since_ns, self._preempted_before = at_ns, None
         self._ended: list[Ended] = []

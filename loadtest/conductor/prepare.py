@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import platform
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from estimator.capacity import KvPool, Prediction, predict
 from estimator.errors import EXIT_USAGE, PlainError
@@ -28,12 +30,16 @@ from loadtest.conductor.search_plan import plan_search
 from loadtest.conductor.server_facts import ServedModel, ServerFacts, read_server
 from loadtest.conductor.telemetry_facts import shown_elsewhere
 from loadtest.conductor.tokenizer import Tokenizer
+from loadtest.earlier_part import EarlierPart
 from loadtest.named_server import NamedServer
 from loadtest.origin import ApiKey, Origin, read_api_key
 from loadtest.run_folder import Manifest, PlannedStage, RunFolder, RunFolderError
 from loadtest.scenario import Scenario, parse_scenario, scenario_body
 from loadtest.telemetry import Telemetry
 from loadtest.textbook_facts import TextbookFacts
+
+if TYPE_CHECKING:  # numpy costs a tenth of a second
+    from loadtest.conductor.past import Past
 
 
 class PreflightError(PlainError):
@@ -68,6 +74,10 @@ class RunRequest:
     users_cap: int = USERS_CAP
     allow_public_host: bool = False
     telemetry: Telemetry = field(default_factory=Telemetry)
+    signed_by: str | None = None
+    """Of a soak: the run whose signed number it holds."""
+    past: Past | None = None
+    """The interrupted run that this one continues: its prediction is kept; the server must be the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +129,11 @@ def plan_run(request: RunRequest, key: ApiKey | None) -> PlannedRun:
     facts = read_server(request.origin, key)
     served = served_model(request.origin, request.engine, request.model, facts)
     facts = shown_elsewhere(request.telemetry, request.engine, served.name, request.origin, facts)
+    if request.past is not None:
+        request.past.require_same(facts)
     tokenizer = Tokenizer(origin=request.origin, key=key, model=served.name, engine=request.engine)
     request = replace(request, scenario=fitted_to(request.scenario, tokenizer, facts.models))
-    prediction = _prediction(request, facts, served)
+    prediction = request.past.prediction if request.past else _prediction(request, facts, served)
     is_planned, scenario = request.users_max is None, request.scenario
     searches = is_planned and scenario.search is not None
     plan = PlannedRun(
@@ -219,6 +231,9 @@ def _open_folder(plan: PlannedRun, checks: tuple[Check, ...]) -> PreparedRun:
     created = datetime.fromtimestamp(wall_ns / 1e9, tz=UTC)
     folder = _new_folder(request.runs_root, f"{created:%Y%m%dT%H%M%SZ}-{_slug(plan.served.name)}")
     manifest = Manifest(
+        processes=request.processes,
+        signed_by=request.signed_by,
+        parts=_carried(request.past, folder, wall_ns=wall_ns, mono_ns=mono_ns),
         run_id=folder.run_id,
         created_utc=created.isoformat(timespec="seconds"),
         wall_ns=wall_ns,
@@ -241,6 +256,17 @@ def _open_folder(plan: PlannedRun, checks: tuple[Check, ...]) -> PreparedRun:
     if prediction is not None:
         folder.write_prediction(prediction)
     return PreparedRun(folder=folder, manifest=manifest, scenario=request.scenario, prediction=prediction)
+
+
+def _carried(past: Past | None, folder: RunFolder, *, wall_ns: int, mono_ns: int) -> tuple[EarlierPart, ...]:
+    """Before there is a manifest: a folder that has one holds every row it should."""
+    if past is None:
+        return ()
+    try:
+        return past.carry_into(folder, wall_ns=wall_ns, mono_ns=mono_ns)
+    except PlainError:
+        shutil.rmtree(folder.root)
+        raise
 
 
 def _new_folder(runs_root: Path, run_id: str) -> RunFolder:

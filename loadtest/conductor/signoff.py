@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import loadtest
 from estimator.capacity import KvPool
@@ -31,6 +31,9 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario, limits_text
 from loadtest.telemetry import Telemetry
 from loadtest.textbook_facts import TextbookFacts
+
+if TYPE_CHECKING:  # numpy costs a tenth of a second
+    from loadtest.conductor.past import Past
 
 LOCUSTFILES: Final = {"vllm": "qwen.py", "lmdeploy": "qwen_lmdeploy.py"}
 POLL_S: Final = 0.5
@@ -60,6 +63,10 @@ class SignoffRequest:
     telemetry: Telemetry = field(default_factory=Telemetry)
     audits: bool = True
     """Look at this machine and at one answer before the load."""
+    signed_by: str | None = None
+    """Of a soak: the run whose signed number it holds."""
+    past: Past | None = None
+    """The interrupted run that this one continues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +110,8 @@ def _load(request: SignoffRequest, host: str, slots: int | None, say: Callable[[
             users_cap=request.users_cap,
             allow_public_host=request.allow_public_host,
             telemetry=request.telemetry,
+            signed_by=request.signed_by,
+            past=request.past,
         ),
         audit=audit_before_load if request.audits else None,
     )
@@ -122,7 +131,9 @@ def _planned(run: PreparedRun) -> str:
     stages, search = run.manifest.stages, run.scenario.search
     if search is not None:
         return f"a search, at most {search.max_minutes:g} minutes"
-    return f"{len(stages)} stages, {sum(stage.hold_s for stage in stages) / 60:.1f} minutes"
+    left = stages[run.manifest.stages_held :]
+    held = f", {len(left)} of them left" if run.manifest.parts else ""
+    return f"{len(stages)} stages{held}, {sum(stage.hold_s for stage in left) / 60:.1f} minutes"
 
 
 @contextmanager

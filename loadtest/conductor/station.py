@@ -39,7 +39,9 @@ class Seat:
     """One load process among those that share the arrivals of an open loop."""
 
     worker: int
-    """Its rows carry this number; one from `workers` on came late and has no share."""
+    """Its rows carry this number, after those of earlier parts; one from `workers` on came late and has no
+    share.
+    """
     workers: int
     clock: Callable[[], int] = time.perf_counter_ns
     """Dates the rows: nanoseconds of the master's monotonic clock."""
@@ -60,7 +62,7 @@ class Station:
         give_up: Callable[[PlainError], None],
         tell: Callable[[Judgements], None],
     ) -> None:
-        worker = seat.worker
+        worker = run.manifest.first_worker + seat.worker
         self._run = run
         self._seat = seat
         self._runner = runner
@@ -226,6 +228,9 @@ class OwnUsers:
     def load_ends(self, *, timeout_s: float) -> None:
         if self._station is not None:
             self._station.turn_away()
+
+    def silence(self) -> None:
+        """This very process asks."""
 
     def news(self) -> list[News]:
         """As of now; after the end of a run, as it ended."""

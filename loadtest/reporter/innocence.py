@@ -36,14 +36,24 @@ def client_wall(
         if stage.client.faults and stage.users > n_max and (broken is None or stage.users <= broken.users)
     ]
     is_known = n_max > 0 and broken is not None and not broken.client.faults
-    return _wall(spoiled[0], n_max) if spoiled and not is_known else None
+    return _wall(spoiled[0], spoiled[0].client.faults, n_max) if spoiled and not is_known else None
 
 
 def client_wall_of_search(stages: Sequence[StageObservation], found: SearchResult) -> Wall | None:
     """The same, where a level was void on which the result stands: limit, next above, signed one."""
     void = [stage for stage in stages if stage.client.faults and _stands_on(stage, found)]
-    held = [stage.users for stage in counting(stages) if stage.held and stage.users <= found.n_max]
-    return _wall(void[0], max(held, default=0)) if void else None
+    return _wall(void[0], void[0].client.faults, _highest_held(stages, found.n_max)) if void else None
+
+
+def halted(stages: Sequence[StageObservation], n_max: int) -> Wall | None:
+    """The client, where it stopped asking for a while: no signature is given on such a run."""
+    halted = next((stage for stage in stages if stage.client.halts), None)
+    return None if halted is None else _wall(halted, halted.client.halts, _highest_held(stages, n_max))
+
+
+def _highest_held(stages: Sequence[StageObservation], n_max: int) -> int:
+    """Users of the highest level up to the limit that held while the client was innocent; 0: none."""
+    return max((stage.users for stage in counting(stages) if stage.held and stage.users <= n_max), default=0)
 
 
 def _stands_on(stage: StageObservation, found: SearchResult) -> bool:
@@ -65,10 +75,9 @@ def _behind(wall: Wall) -> Wall | None:
     return None if wall.name == "none" else replace(wall, runner_up=None)
 
 
-def _wall(void: StageObservation, counts: int) -> Wall:
+def _wall(void: StageObservation, why: Sequence[str], counts: int) -> Wall:
     rest = f"{counts} users still count" if counts else "no level counts"
-    faults = "; ".join(void.client.faults)
-    return Wall(name="client", evidence=f"the load generator at {void.name}: {faults}; {rest}")
+    return Wall(name="client", evidence=f"the load generator at {void.name}: {'; '.join(why)}; {rest}")
 
 
 def parked_fault(client: ClientHealth, in_flight: float, requests_per_s: float) -> str:

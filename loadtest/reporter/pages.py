@@ -275,6 +275,8 @@ def facts(observation: Observation, manifest: Manifest, run_path: str) -> list[t
         ("state", manifest.state),
         *audit_facts(manifest),
     ]
+    if manifest.signed_by is not None:
+        found.append(("number", f"signed by {manifest.signed_by}"))
     if observation.damaged_lines:
         found.append(("damage", f"{observation.damaged_lines} unreadable lines were skipped"))
     return [(label, one_line(text)) for label, text in found]

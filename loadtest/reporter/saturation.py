@@ -22,10 +22,12 @@ from loadtest.reporter.innocence import (
     client_wall,
     client_wall_of_search,
     counting,
+    halted,
     parked_fault,
     with_client,
 )
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
+from loadtest.reporter.run_parts import looks_at, looks_of_parts, part_notes
 from loadtest.reporter.searched import doubts_of_levels, faults_of_level, level_that_broke
 from loadtest.reporter.signs import signs
 from loadtest.reporter.stages import (
@@ -44,7 +46,7 @@ from loadtest.reporter.token_audit import (
 )
 from loadtest.reporter.turns import SENTENCE, takes_turns
 from loadtest.reporter.validity import broken_off, counts_disagree, server_death
-from loadtest.reporter.walls import client_health, halted, name_wall
+from loadtest.reporter.walls import client_health, name_wall
 from loadtest.results import RunRows
 from loadtest.run_folder import Manifest
 from loadtest.scenario import Limits, parse_scenario
@@ -65,14 +67,15 @@ def observe(
     scenario = parse_scenario(dict(manifest.scenario))
     limits = scenario.limits
     engine = [sample for sample in rows.samples if sample.source == "engine"]
+    parts = looks_of_parts(engine, rows.events)
     cut = windows(rows.events)
     start_ns = cut[0].start_ns if cut else 0
     judged = [window for window in cut if window.window_s > 0 and window.users > 0]
-    stages = tuple(_stage(window, rows, engine, limits, found) for window in judged)
+    stages = tuple(_stage(window, rows, looks_at(window, parts), limits, found) for window in judged)
     by_users = sorted(stages, key=lambda stage: stage.users)
     broken, n_max = _limit(by_users) if found is None else (level_that_broke(stages, found), found.n_max)
     gave_up = broken_off(rows.events)
-    death = server_death(rows.requests, engine)
+    death = next(filter(None, (server_death(rows.requests, looks) for looks in parts)), None)
     audit = audit_tokens(rows.requests, cut)
     below = [s for s in by_users if broken is None or s.users < broken.users]
     invalid: str | None
@@ -83,12 +86,11 @@ def observe(
     elif death is not None:
         invalid = f"{death}; {_last_good(earlier)}"
     else:
-        in_turn = SENTENCE if takes_turns(engine) else None
-        invalid = (
-            far_fault(rows.events) or in_turn or counts_disagree(rows.requests, engine) or usage_lies(audit)
-        )
+        in_turn = SENTENCE if any(map(takes_turns, parts)) else None
+        disagree = next(filter(None, (counts_disagree(rows.requests, looks) for looks in parts)), None)
+        invalid = far_fault(rows.events) or in_turn or disagree or usage_lies(audit)
     spoiled = client_wall(by_users, n_max, broken) if found is None else client_wall_of_search(stages, found)
-    wall = (None if gave_up or death else halted(stages)) or (
+    wall = (None if gave_up or death else halted(stages, n_max)) or (
         Wall(name="invalid", evidence=invalid)
         if invalid
         else with_client(name_wall(stages, broken, slots), spoiled)
@@ -128,7 +130,12 @@ def observe(
         start_ns=start_ns,
         windows=tuple(cut),
         search=found,
-        notes=(*token_notes(audit), *cache_notes(scenario, engine, held), *clock_notes(rows.events)),
+        notes=(
+            *part_notes(manifest),
+            *token_notes(audit),
+            *cache_notes(scenario, engine, held),
+            *clock_notes(rows.events),
+        ),
     )
 
 

@@ -22,7 +22,7 @@ QUEUE_REQUESTS: Final = 1.0
 
 def windows(events: Sequence[Event]) -> list[Window]:
     """A stage lasts until the next one, or the end of the run; one without an end is not judged."""
-    marks = [event for event in events if event.event in ("stage", "run_end")]
+    marks = [event for event in events if event.event in ("stage", "cut", "run_end")]
     settled = {event.data["index"]: event.at_ns for event in events if event.event == "settled"}
     return [
         Window(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from estimator.capacity import Prediction
+from estimator.errors import EXIT_VOID
 from loadtest.reporter.buffer import buffer_of, safe_limit
 from loadtest.reporter.innocence import counting
 from loadtest.reporter.observation import Observation, StageObservation, Wall
@@ -13,7 +14,7 @@ from loadtest.reporter.searched import certified, conclusion
 from loadtest.sequential import Evidence, weigh
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "VOID"]
-EXIT_CODES: Final[dict[Status, int]] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 4, "VOID": 5}
+EXIT_CODES: Final[dict[Status, int]] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 4, "VOID": EXIT_VOID}
 EXIT_SERVER_DIED: Final = 3
 
 

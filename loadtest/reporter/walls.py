@@ -134,15 +134,6 @@ def name_wall(stages: Sequence[StageObservation], broken: StageObservation | Non
     return replace(wall, runner_up=next((other for other in others if other.name != wall.name), None))
 
 
-def halted(stages: Sequence[StageObservation]) -> Wall | None:
-    """The client, where it stopped asking for a while: no other figure of such a run can be trusted."""
-    for stage in stages:
-        if stage.client.halts:
-            halts = "; ".join(stage.client.halts)
-            return Wall(name="client", evidence=f"the load generator at {stage.name}: {halts}")
-    return None
-
-
 def _unbroken_wall(stages: Sequence[StageObservation]) -> Wall:
     top = max(stages, key=lambda stage: stage.users)
     for wall in _plateau(stages, top):

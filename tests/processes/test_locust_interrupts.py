@@ -12,6 +12,7 @@ import pytest
 from locust_process import answers_of, run_of, start_locust, two_processes, users_at_work, wait_for
 from token_server import token_server
 
+from loadtest.reporter.report import judge_run
 from loadtest.results import finalise
 
 SCENARIO = """
@@ -115,6 +116,42 @@ def test_a_worker_that_is_killed_leaves_its_requests_as_client_lost(tmp_path: Pa
     assert len(lost) == 3, "its share of six users, each with a request in flight"
     assert len({request.worker for request in lost}) == 1
     assert {request.model for request in lost} == {"m"}
+
+
+@pytest.mark.parametrize(
+    ("send", "why"),
+    [
+        (signal.SIGSTOP, "this machine was too busy to run the load generator"),
+        (signal.SIGKILL, "all have died"),
+    ],
+    ids=["starved", "killed"],
+)
+def test_a_run_whose_load_processes_all_fall_silent_says_so(
+    send: signal.Signals, why: str, tmp_path: Path, host: str
+) -> None:
+    (tmp_path / "long.yaml").write_text(SCENARIO)
+    process = start_locust(tmp_path, [*HEADLESS, "--host", host, *two_processes()])
+    try:
+        wait_for(lambda: len(users_at_work(tmp_path)) == 2, process)
+        workers = workers_of(process)
+        for worker in workers:
+            os.kill(worker, send)
+        wait_for(lambda: any(event.event == "fault" for event in run_of(tmp_path)[1].events), process)
+        if send is signal.SIGSTOP:
+            for worker in workers:
+                os.kill(worker, signal.SIGCONT)
+        _, errors = process.communicate(timeout=90)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 5, errors
+    assert "no load process of 2 has answered for 3 s" in errors
+    assert why in errors
+    folder, _ = run_of(tmp_path)
+    verdict = judge_run(folder)
+    assert (verdict.status, verdict.exit_code) == ("VOID", 5)
+    assert why in verdict.reason
 
 
 def is_open_in(process: int, folder: str) -> bool:

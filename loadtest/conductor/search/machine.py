@@ -45,15 +45,16 @@ class Command:
 class Search:
     """The state between two events: levels behind it, one under way."""
 
-    def __init__(self, plan: SearchPlan, *, at_s: float) -> None:
+    def __init__(self, plan: SearchPlan, *, at_s: float, past: SearchResult | None = None) -> None:
+        """`past`: the levels that had ended before an interruption. They took their share of the budget."""
         self._plan = plan
-        self._began_s = at_s
+        self._began_s = at_s - (0.0 if past is None else past.minutes * 60)
         self._at_s = at_s
-        self._probes: list[Probe] = []
+        self._probes: list[Probe] = [] if past is None else list(past.probes)
         self._cohort = Cohort()
         self._level_began_s = at_s
         self._settled_s: float | None = None
-        self._choice = next_choice(plan, (), may_search=True)
+        self._choice = self._next_choice()
 
     @property
     def command(self) -> Command:
@@ -146,10 +147,13 @@ class Search:
             )
         )
         self._cohort, self._level_began_s, self._settled_s = Cohort(), self._at_s, None
-        self._choice = None
-        if self._spent_s < self._plan.budget_s:
-            searches_on = self._may_search or not bracket_of(self._probes).holds
-            self._choice = next_choice(self._plan, self._probes, may_search=searches_on)
+        self._choice = self._next_choice()
+
+    def _next_choice(self) -> Choice | None:
+        if self._spent_s >= self._plan.budget_s:
+            return None
+        searches_on = self._may_search or not bracket_of(self._probes).holds
+        return next_choice(self._plan, self._probes, may_search=searches_on)
 
 
 def result_of(plan: SearchPlan, probes: list[Probe], spent_s: float) -> SearchResult:

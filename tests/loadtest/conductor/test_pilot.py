@@ -84,6 +84,31 @@ def test_the_limit_is_found_and_kept() -> None:
     assert server.pilot.end_reason.startswith("search complete: PASS, look 1 of 3")
 
 
+def test_a_search_that_goes_on_marks_its_levels_from_where_it_was() -> None:
+    whole = FakeServer(holds=23)
+    whole.run()
+    past = whole.kept[3]
+    server = FakeServer(holds=23, at_s=50_000)
+    plan = plan_search(server.scenario, None, users_cap=1000)
+    server.pilot = Pilot(plan, server.scenario, server.at_s * SECOND_NS, server.kept.append, past)
+    steps = server.run()
+    assert steps[0].stage.index == len(past.probes) == 3
+    assert steps[0].stage.spawn_rate_per_s == server.scenario.spawn_rate_per_s  # nobody is there yet
+    found = server.kept[-1]
+    assert (found.n_max, found.n_safe, found.verdict) == (23, 18, "PASS")
+
+
+def test_stages_that_were_held_are_not_held_again() -> None:
+    stages = [
+        PlannedStage(index=index, label="", users=1, hold_s=10.0, settle_s=0.0, spawn_rate_per_s=1.0)
+        for index in range(3)
+    ]
+    course = StagedCourse(stages, 1)
+    held = [course.step(Moment(elapsed_s=at_s, at_ns=0, users=1)) for at_s in (0.0, 9.0, 11.0, 22.0)]
+    assert [None if step is None else step.stage.index for step in held] == [1, 1, 2, None]
+    assert course.is_complete
+
+
 def test_what_is_known_is_kept_at_the_start_and_after_every_level() -> None:
     """Whoever kills the load loses the level under way and no other."""
     server = FakeServer(holds=23)

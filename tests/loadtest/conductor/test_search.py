@@ -70,6 +70,35 @@ def cliff(limit: int) -> Callable[[int], float]:
     return lambda users: 0.0 if users <= limit else 0.5
 
 
+@given(limit=st.integers(1, 400), wrong=st.floats(0.2, 5), levels=st.integers(0, 6))
+@settings(max_examples=30, deadline=None)
+def test_an_interrupted_search_that_goes_on_ends_as_if_nothing_had_been(
+    limit: int, wrong: float, levels: int
+) -> None:
+    the_plan = plan(max(1, round(limit * wrong)))
+    whole = searched(cliff(limit), the_plan)
+    first = Load(Search(the_plan, at_s=0.0), cliff(limit))
+    for _ in range(min(levels, len(whole.probes))):
+        first.level()
+    first.at_s += 7.0  # of the level under way, nothing is kept
+    past = first.search.so_far
+    second = Load(Search(the_plan, at_s=1e6, past=past), cliff(limit), at_s=1e6)
+    again = second.run()
+    assert again.probes[: len(past.probes)] == past.probes
+    assert [probe.choice for probe in again.probes] == [probe.choice for probe in whole.probes]
+    assert (again.n_max, again.n_safe, again.verdict) == (whole.n_max, whole.n_safe, whole.verdict)
+
+
+def test_a_search_that_goes_on_has_what_is_left_of_its_budget() -> None:
+    first = Load(Search(plan(40), at_s=0.0), cliff(100))
+    first.level()
+    past = first.search.so_far
+    spent = replace(past, minutes=BUDGET_S / 60)
+    assert Search(plan(40), at_s=1e6, past=spent).command.phase == "stop"
+    second = Load(Search(plan(40), at_s=1e6, past=past), cliff(100), at_s=1e6)
+    assert second.run().minutes > past.minutes > 0
+
+
 @given(limit=st.integers(1, 400), wrong=st.floats(0.02, 20))
 @settings(max_examples=40, deadline=None)
 def test_the_limit_is_found_from_any_prediction(limit: int, wrong: float) -> None:

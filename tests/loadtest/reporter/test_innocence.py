@@ -23,6 +23,15 @@ def test_a_client_that_is_late_voids_the_run_though_every_stage_holds() -> None:
     )
 
 
+def test_a_client_that_halted_says_which_level_still_counts() -> None:
+    halted = FakeStage(users=31, failing="client_fd", failing_share=0.1)
+    verdict = judged(FakeStage(users=24), halted)
+    assert verdict.status == "VOID"
+    assert verdict.reason.startswith("the load generator at 31 users: ")
+    assert verdict.reason.endswith(" found no file descriptor or port on this machine; 24 users still count")
+    assert judged(halted).reason.endswith("; no level counts")
+
+
 def test_where_it_was_late_from_the_start_no_level_counts() -> None:
     verdict = judged(FakeStage(users=24, lateness_s=LATE_S), FakeStage(users=31, lateness_s=LATE_S))
     assert (verdict.status, verdict.n_max) == ("VOID", 0)
