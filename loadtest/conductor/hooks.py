@@ -83,7 +83,7 @@ def _show(events: Events, environment: Environment, leader: Leader) -> None:
     server: MetricsServer | None = None
     if options.exporter_port is not None:
         server = MetricsServer(leader.standing, options.exporter_host, options.exporter_port)
-    sender = OtlpProcess(os.environ, server and server.url)
+    sender = OtlpProcess(os.environ, None if server is None else server.url)
 
     def quits(**_: Any) -> None:
         sender.stop()  # it looks at the page once more

@@ -25,6 +25,7 @@ from loadtest.reporter.innocence import (
     with_client,
 )
 from loadtest.reporter.level import Level, look_at_level
+from loadtest.reporter.looks import looks_in, looks_of_level
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
 from loadtest.reporter.question import answer, together
 from loadtest.reporter.searched import doubts_of_levels, faults_of_level, level_that_broke
@@ -68,10 +69,9 @@ def observe(
     cut = windows(rows.events)
     start_ns = cut[0].start_ns if cut else 0
     judged = [window for window in cut if window.window_s > 0 and window.users > 0]
-    levels = {
-        window.index: answer(rows.requests, look_at_level(window, rows.samples, limits)) for window in judged
-    }
-    stages = tuple(_stage(window, levels[window.index], rows.samples, limits, found) for window in judged)
+    looks = {window.index: looks_of_level(rows.samples, window) for window in judged}
+    levels = {w.index: answer(rows.requests, look_at_level(w, looks[w.index], limits)) for w in judged}
+    stages = tuple(_stage(w, levels[w.index], looks[w.index], limits, found) for w in judged)
     by_users = sorted(stages, key=lambda stage: stage.users)
     broken, n_max = _limit(by_users) if found is None else (level_that_broke(stages, found), found.n_max)
     gave_up = broken_off(rows.events)
@@ -169,7 +169,7 @@ def _stage(
     running = _values(engine, "running", window)
     waiting = _values(engine, "waiting", window)
     usage = _values(engine, "kv_usage_ratio", window)
-    looks = [s for s in engine if window.settled_ns <= s.at_ns < window.end_ns]
+    looks = looks_in(engine, [window])
     in_flight = cohort.in_flight_mean
     client = [sample for sample in samples if sample.source == "client"]
     facts: dict[str, Any] = {
@@ -269,11 +269,7 @@ def _slots_doubt(stages: Sequence[StageObservation], slots: int | None) -> tuple
 
 
 def _values(engine: Sequence[Sample], signal: str, window: Window) -> list[float]:
-    return [
-        sample.signals[signal]
-        for sample in engine
-        if signal in sample.signals and window.settled_ns <= sample.at_ns < window.end_ns
-    ]
+    return [sample.signals[signal] for sample in looks_in(engine, [window]) if signal in sample.signals]
 
 
 def _preemptions(engine: Sequence[Sample], window: Window) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 from loadtest.columns import NULL, Ints
 from loadtest.records import Sample
 from loadtest.reporter.latency import succeeded
+from loadtest.reporter.looks import looks_in
 from loadtest.reporter.observation import FirstTokens, Window
 from loadtest.reporter.question import Need, Question, need_of, together
 from loadtest.reporter.uneven import uneven
@@ -26,7 +27,7 @@ BATCHES: Final = 10
 
 def signs(engine: Sequence[Sample], window: Window) -> Question[dict[str, Any]]:
     """The fields of StageObservation that say why rather than whether; None where the rows do not show it."""
-    looks = [s for s in engine if window.settled_ns <= s.at_ns < window.end_ns]
+    looks = looks_in(engine, [window])
     of_requests = yield from together(
         first_tokens=_first_tokens(looks), output_tokens_per_s_error=_token_rate_error(window)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Final
@@ -14,6 +14,7 @@ from loadtest.records import Sample
 from loadtest.reporter.bursts import burst_ratio
 from loadtest.reporter.innocence import PARKED_RATIO, WAY_MAX_S
 from loadtest.reporter.latency import NEEDED_BY_LATENESS, Latencies, exact_quantiles, send_lateness_s
+from loadtest.reporter.looks import looks_in
 from loadtest.reporter.observation import ClientHealth, StageObservation, Wall, Window
 from loadtest.reporter.question import Question, need_of, started, together
 from loadtest.reporter.stages import in_flight_at
@@ -35,12 +36,7 @@ ONE_SIDED_95: Final = 1.645
 
 def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Question[ClientHealth]:
     """Over the judged windows only: starting users is work that a steady load does not have."""
-    inside = [
-        sample
-        for sample in samples
-        if sample.source == "client"
-        and any(window.settled_ns <= sample.at_ns < window.end_ns for window in windows)
-    ]
+    inside = [look for look in looks_in(samples, windows) if look.source == "client"]
     lags = _by_worker(inside, "client_loop_lag_max_s")
     cpus = _by_worker(inside, "client_cpu_ratio")
     # of the worst load process: an idle one beside it excuses nothing
@@ -109,14 +105,10 @@ def _lateness_p99_s(windows: Sequence[Window]) -> Question[float | None]:
     return found["lateness"][0] if found else None
 
 
-def _parked(samples: Iterable[Sample], windows: Sequence[Window]) -> Question[list[float]]:
+def _parked(samples: Sequence[Sample], windows: Sequence[Window]) -> Question[list[float]]:
     """Compares at the moments the server was looked at: requests in flight against running + waiting."""
     looks = [
-        sample
-        for sample in samples
-        if "running" in sample.signals
-        and "waiting" in sample.signals
-        and any(window.settled_ns <= sample.at_ns < window.end_ns for window in windows)
+        look for look in looks_in(samples, windows) if "running" in look.signals and "waiting" in look.signals
     ]
     under_way = yield from in_flight_at([look.at_ns for look in looks])
     return [
