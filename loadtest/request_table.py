@@ -51,8 +51,11 @@ class RequestTable:
             yield part.read(names)
 
     def alive_in(self, names: Iterable[str], start_ns: int, end_ns: int) -> Iterator[Columns]:
-        """At least every row that was under way at some time in [start, end], in no order."""
-        for part in self.parts:
+        """At least every row that was under way at some time in [start, end].
+
+        Part by part in the order of their first intent, each part in the order of a report.
+        """
+        for part in sorted(self.parts, key=lambda part: part.intended_first_ns):
             if part.intended_first_ns <= end_ns and part.done_last_ns >= start_ns:
                 yield part.read(names)
 

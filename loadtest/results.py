@@ -11,6 +11,7 @@ from loadtest.records import Event, RequestIssued, RequestRecord, Sample
 from loadtest.request_table import Part, RequestTable, part_of
 from loadtest.row_file import Damage
 from loadtest.run_folder import RunFolder
+from loadtest.samples import HeldSamples
 from loadtest.seal import SealedSegment, open_sealed, seal, sealed_path
 from loadtest.segment_text import Key, read_segment
 from loadtest.segments import SEGMENT
@@ -18,7 +19,7 @@ from loadtest.segments import SEGMENT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRows:
-    """Everything a report is made of, each part in order of time."""
+    """Everything a report is made of, each part in order of time; see samples.py for runs of days."""
 
     requests: RequestTable
     samples: tuple[Sample, ...]
@@ -73,15 +74,15 @@ def load_results(folder: RunFolder) -> RunRows:
 
 
 def _looks(folder: RunFolder, damage: Damage) -> tuple[tuple[Sample, ...], tuple[Event, ...]]:
-    samples: list[Sample] = []
+    samples = HeldSamples()
     events: list[Event] = []
     for row in folder.rows(damage):
         match row:
             case Sample():
-                samples.append(row)
+                samples.add(row)
             case Event():
                 events.append(row)
-    return tuple(sorted(samples, key=lambda s: s.at_ns)), tuple(sorted(events, key=lambda e: e.at_ns))
+    return samples.in_order(), tuple(sorted(events, key=lambda e: e.at_ns))
 
 
 class _Requests:

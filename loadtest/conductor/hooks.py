@@ -5,6 +5,7 @@ Files, sockets and threads are opened at the first tick of the ramp, never befor
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gevent
@@ -19,6 +20,7 @@ from loadtest.conductor.crew import Crew
 from loadtest.conductor.interrupts import heed_interrupts
 from loadtest.conductor.leader import Leader
 from loadtest.conductor.live.metrics_server import MetricsServer
+from loadtest.conductor.live.otlp_process import OtlpProcess
 from loadtest.conductor.member import Member
 from loadtest.conductor.options import add_options
 from loadtest.conductor.ramp import ScenarioRamp
@@ -78,6 +80,14 @@ def _show(events: Events, environment: Environment, leader: Leader) -> None:
         from loadtest.conductor.live.capacity_tab import add_capacity_tab  # a worker needs none of it
 
         add_capacity_tab(environment.web_ui, leader.standing, options.web_base_path)
+    server: MetricsServer | None = None
     if options.exporter_port is not None:
         server = MetricsServer(leader.standing, options.exporter_host, options.exporter_port)
-        events.quitting.add_listener(lambda **_: server.stop())
+    sender = OtlpProcess(os.environ, None if server is None else server.url)
+
+    def quits(**_: Any) -> None:
+        sender.stop()  # it looks at the page once more
+        if server is not None:
+            server.stop()
+
+    events.quitting.add_listener(quits)

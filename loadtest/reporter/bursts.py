@@ -14,14 +14,14 @@ import numpy as np
 
 from loadtest.reporter.latency import succeeded
 from loadtest.reporter.observation import Window
-from loadtest.request_table import RequestTable
+from loadtest.reporter.question import Question, need_of, started
 
 NEEDED: Final = ("outcome", "chunks", "gap_p50_s", "intended_ns", "last_token_ns")
 CHUNKS_MIN: Final = 8
 """In a shorter answer the last token and the finish reason, which come together, weigh too much."""
 
 
-def burst_ratio(requests: RequestTable, windows: Sequence[Window], loop_lag_s: float | None) -> float | None:
+def burst_ratio(windows: Sequence[Window], loop_lag_s: float | None) -> Question[float | None]:
     """Share of the answers of which most tokens came in one read with the token before.
 
     None where nobody can tell: no answer was long enough, or the client's loop was not seen, or it ran as
@@ -29,9 +29,12 @@ def burst_ratio(requests: RequestTable, windows: Sequence[Window], loop_lag_s: f
     the first one: of an answer that was held back whole, nothing else is left.
     """
     answers = in_bursts = chunks = took_ns = 0
-    for window in windows:
-        for rows in requests.started_in(NEEDED, window.settled_ns, window.end_ns):
-            good = rows.take(succeeded(rows) & (rows["chunks"] >= CHUNKS_MIN) & ~np.isnan(rows["gap_p50_s"]))
+    need = need_of(NEEDED, windows)
+    while (part := (yield need)) is not None:
+        for rows in started(part, windows):
+            good = rows.only(NEEDED).take(
+                succeeded(rows) & (rows["chunks"] >= CHUNKS_MIN) & ~np.isnan(rows["gap_p50_s"])
+            )
             answers += good.rows
             in_bursts += int(np.count_nonzero(good["gap_p50_s"] == 0.0))
             chunks += int(good["chunks"].sum())

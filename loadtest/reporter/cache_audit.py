@@ -12,6 +12,7 @@ from typing import Final
 
 from estimator.spec import Lengths
 from loadtest.records import Sample
+from loadtest.reporter.looks import looks_in
 from loadtest.reporter.observation import Window
 from loadtest.scenario import Scenario
 
@@ -92,10 +93,8 @@ def hit_ratio(engine: Sequence[Sample], window: Window) -> float | None:
     for looked_up in ("prefix_cache_queries_total", "prompt_tokens_total"):
         looks = [
             (sample.signals[looked_up], sample.signals["prefix_cache_hits_total"])
-            for sample in engine
-            if window.settled_ns <= sample.at_ns < window.end_ns
-            and looked_up in sample.signals
-            and "prefix_cache_hits_total" in sample.signals
+            for sample in looks_in(engine, [window])
+            if looked_up in sample.signals and "prefix_cache_hits_total" in sample.signals
         ]
         if looks:
             (first_tokens, first_hits), (last_tokens, last_hits) = looks[0], looks[-1]

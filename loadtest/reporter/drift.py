@@ -133,7 +133,7 @@ def _overall(found: Sequence[QuantityDrift], *, has_restarted: bool) -> DriftSta
 
 
 def _series(
-    quantity: Quantity, of_requests: Mapping[str, Minutes], samples: Iterable[Sample], load: Load
+    quantity: Quantity, of_requests: Mapping[str, Minutes], samples: Sequence[Sample], load: Load
 ) -> dict[str, Minutes]:
     if quantity.source is None:
         return {"": of_requests[quantity.name]} if of_requests[quantity.name] else {}

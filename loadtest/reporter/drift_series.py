@@ -14,6 +14,7 @@ import numpy as np
 from loadtest.columns import NULL, Columns, Flags, Ints, joined
 from loadtest.records import Event, Sample, SampleSource
 from loadtest.reporter.latency import NEEDED, succeeded, tpot_s, ttft_s
+from loadtest.reporter.looks import looks_in
 from loadtest.reporter.observation import Window
 from loadtest.reporter.stages import windows
 from loadtest.reporter.turns import takes_turns
@@ -114,7 +115,7 @@ def work_minutes(requests: RequestTable, load: Load) -> dict[str, Minutes]:
 
 
 def signal_minutes(
-    samples: Iterable[Sample], source: SampleSource, signal: str, load: Load
+    samples: Sequence[Sample], source: SampleSource, signal: str, load: Load
 ) -> dict[str, Minutes]:
     """One signal at full load, by what was looked at: a server, a device, a worker."""
     return {
@@ -124,7 +125,7 @@ def signal_minutes(
 
 
 def counter_minutes(
-    samples: Iterable[Sample], source: SampleSource, signal: str, load: Load
+    samples: Sequence[Sample], source: SampleSource, signal: str, load: Load
 ) -> dict[str, Minutes]:
     """How much a counter rose in each minute at full load; one that fell began again from 0."""
     return {
@@ -137,13 +138,11 @@ def counter_minutes(
 
 
 def _seen(
-    samples: Iterable[Sample], source: SampleSource, signal: str, load: Load
+    samples: Sequence[Sample], source: SampleSource, signal: str, load: Load
 ) -> dict[str, dict[int, list[float]]]:
     seen: dict[str, dict[int, list[float]]] = {}
-    for sample in samples:
+    for sample in looks_in(samples, load.stages):
         if sample.source != source or signal not in sample.signals:
-            continue
-        if not any(stage.settled_ns <= sample.at_ns < stage.end_ns for stage in load.stages):
             continue
         minute = (sample.at_ns - load.start_ns) // MINUTE_NS
         seen.setdefault(where_of(sample), {}).setdefault(minute, []).append(sample.signals[signal])

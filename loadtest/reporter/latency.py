@@ -14,6 +14,7 @@ import numpy as np
 
 from loadtest.columns import NULL, Array, Columns, Flags, Floats
 from loadtest.records import SUCCESSES
+from loadtest.reporter.question import Need, Question
 from loadtest.scenario import Limits
 
 NEEDED: Final = (
@@ -125,24 +126,28 @@ Latencies = Iterable[Mapping[str, Floats]]
 
 
 def exact_quantiles(
-    latencies: Callable[[], Latencies], shares: Sequence[float], *, kept_values: int = KEPT_VALUES
-) -> dict[str, tuple[float, ...]]:
+    need: Need,
+    latencies: Callable[[Columns], Latencies],
+    shares: Sequence[float],
+    *,
+    kept_values: int = KEPT_VALUES,
+) -> Question[dict[str, tuple[float, ...]]]:
     """Nearest ranks of each latency: the smallest value that `share` of all values do not exceed.
 
-    `latencies()` gives all values again each time, part by part, NaN where there is none; a latency without
-    a value is left out. Exact, and little more than `kept_values` of each rank in memory: a float's bits sort
+    `latencies` gives those of a part's rows that count, NaN where there is none; a latency without a value
+    is left out. Exact, and little more than `kept_values` of each rank in memory: a float's bits sort
     like the float, so where there are more, one pass counts by the leading bits and the next one looks only
     where the rank fell.
     """
     searches: dict[tuple[str, float], _Search] = {}
     found: dict[tuple[str, float], float] = {}
     while not found or len(found) < len(searches):
-        for part in latencies():
-            for name, values in part.items():
+        while (rows := (yield need)) is not None:
+            for name, values in (pair for part in latencies(rows) for pair in part.items()):
                 keys = _sort_keys(values[~np.isnan(values)])
-                for share in shares if len(keys) else ():
-                    search = searches.setdefault((name, share), _Search(share=share, kept_values=kept_values))
-                    if (name, share) not in found:
+                for at in [(name, share) for share in shares] if len(keys) else ():
+                    search = searches.setdefault(at, _Search(share=at[1], kept_values=kept_values))
+                    if at not in found:
                         search.see(keys)
         if not searches:
             break

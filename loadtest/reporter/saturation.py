@@ -16,7 +16,7 @@ from estimator.errors import EXIT_USAGE
 from loadtest.records import Sample
 from loadtest.reporter.audit_text import access_doubts
 from loadtest.reporter.cache_audit import cache_doubts, cache_notes
-from loadtest.reporter.cohort import judge_cohort, outcomes_of
+from loadtest.reporter.cohort import outcomes_of
 from loadtest.reporter.far import clock_notes, far_fault
 from loadtest.reporter.innocence import (
     client_wall,
@@ -26,10 +26,12 @@ from loadtest.reporter.innocence import (
     parked_fault,
     with_client,
 )
+from loadtest.reporter.level import Level, look_at_level
+from loadtest.reporter.looks import looks_in, looks_of_level
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
+from loadtest.reporter.question import answer, together
 from loadtest.reporter.run_parts import looks_at, looks_of_parts, part_notes
 from loadtest.reporter.searched import doubts_of_levels, faults_of_level, level_that_broke
-from loadtest.reporter.signs import signs
 from loadtest.reporter.stages import (
     failed,
     load_shortfall,
@@ -38,8 +40,8 @@ from loadtest.reporter.stages import (
     windows,
 )
 from loadtest.reporter.token_audit import (
+    TokenAudit,
     audit_tokens,
-    pace_doubt,
     token_doubts_of_levels,
     token_notes,
     usage_lies,
@@ -71,12 +73,16 @@ def observe(
     cut = windows(rows.events)
     start_ns = cut[0].start_ns if cut else 0
     judged = [window for window in cut if window.window_s > 0 and window.users > 0]
-    stages = tuple(_stage(window, rows, looks_at(window, parts), limits, found) for window in judged)
+    seen = looks_of_parts(rows.samples, rows.events)
+    looks = {window.index: looks_of_level(looks_at(window, seen), window) for window in judged}
+    levels = {w.index: answer(rows.requests, look_at_level(w, looks[w.index], limits)) for w in judged}
+    stages = tuple(_stage(w, levels[w.index], looks[w.index], limits, found) for w in judged)
     by_users = sorted(stages, key=lambda stage: stage.users)
     broken, n_max = _limit(by_users) if found is None else (level_that_broke(stages, found), found.n_max)
     gave_up = broken_off(rows.events)
     death = next(filter(None, (server_death(rows.requests, looks) for looks in parts)), None)
-    audit = audit_tokens(rows.requests, cut)
+    of_run = answer(rows.requests, together(audit=audit_tokens(cut), client=client_health(rows.samples, cut)))
+    audit: TokenAudit = of_run["audit"]
     below = [s for s in by_users if broken is None or s.users < broken.users]
     invalid: str | None
     # where nothing broke, the highest level is the one in which it happened
@@ -95,8 +101,8 @@ def observe(
         if invalid
         else with_client(name_wall(stages, broken, slots), spoiled)
     )
-    by_index = {window.index: window for window in judged}
-    held = [by_index[stage.index] for stage in counting(stages) if stage.users <= n_max]
+    which = {stage.index for stage in counting(stages) if stage.users <= n_max}
+    held = [window for window in judged if window.index in which]
     return Observation(
         stages=stages,
         n_max=n_max,
@@ -106,7 +112,7 @@ def observe(
         wall=wall,
         server_died=death is not None,
         given_up_with=gave_up[1] if gave_up else None,
-        client=client_health(rows, cut),
+        client=of_run["client"],
         unknowns=(
             *access_doubts(manifest),
             *(
@@ -115,9 +121,9 @@ def observe(
                 else doubts_of_levels(counting(stages), limits)
             ),
             *_slots_doubt(stages, slots),
-            *token_doubts_of_levels(rows.requests, held, scenario),
+            *token_doubts_of_levels([(w.label, levels[w.index].audit) for w in held], scenario),
             *cache_doubts(scenario, engine, held),
-            *(doubt for window in held if (doubt := pace_doubt(rows.requests, window)) is not None),
+            *(doubt for window in held if (doubt := levels[window.index].pace_doubt) is not None),
         ),
         percentile=limits.percentile,
         limits=limits,
@@ -164,18 +170,19 @@ def _last_good(held: Sequence[StageObservation]) -> str:
 
 def _stage(
     window: Window,
-    rows: RunRows,
-    engine: Sequence[Sample],
+    level: Level,
+    samples: Sequence[Sample],
     limits: Limits,
     found: SearchResult | None,
 ) -> StageObservation:
-    cohort = judge_cohort(rows.requests, window, limits)
+    cohort = level.cohort
+    engine = [sample for sample in samples if sample.source == "engine"]
     running = _values(engine, "running", window)
     waiting = _values(engine, "waiting", window)
     usage = _values(engine, "kv_usage_ratio", window)
-    looks = [s for s in engine if window.settled_ns <= s.at_ns < window.end_ns]
+    looks = looks_in(engine, [window])
     in_flight = cohort.in_flight_mean
-    client = [sample for sample in rows.samples if sample.source == "client"]
+    client = [sample for sample in samples if sample.source == "client"]
     facts: dict[str, Any] = {
         "users": window.users if window.fixes_concurrency else round(in_flight),
         "shortfall": load_shortfall(window, in_flight, cohort.outcomes, client),
@@ -183,7 +190,7 @@ def _stage(
         "in_flight_mean": in_flight,
         "preemptions": _preemptions(engine, window),
         "preempted_in_window": _preemptions(engine, replace(window, start_ns=window.settled_ns)),
-        "client": client_health(rows, [window]),
+        "client": level.client,
         "requests_per_s": cohort.requests_per_s,
         "waiting_median": median(waiting) if waiting else None,
         "outcomes": cohort.outcomes,
@@ -211,7 +218,7 @@ def _stage(
         output_tokens_per_s=cohort.output_tokens_per_s,
         little_ratio=cohort.little_ratio,
         faults=_faults(facts, limits) if found is None else faults_of_level(found, window.index),
-        **signs(rows.requests, engine, window),
+        **level.signs,
         **facts,
     )
 
@@ -273,11 +280,7 @@ def _slots_doubt(stages: Sequence[StageObservation], slots: int | None) -> tuple
 
 
 def _values(engine: Sequence[Sample], signal: str, window: Window) -> list[float]:
-    return [
-        sample.signals[signal]
-        for sample in engine
-        if signal in sample.signals and window.settled_ns <= sample.at_ns < window.end_ns
-    ]
+    return [sample.signals[signal] for sample in looks_in(engine, [window]) if signal in sample.signals]
 
 
 def _preemptions(engine: Sequence[Sample], window: Window) -> float | None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import stdev
 from typing import Any, Final
 
 import numpy as np
 
-from loadtest.columns import NULL
+from loadtest.columns import NULL, Ints
 from loadtest.records import Sample
-from loadtest.reporter.latency import succeeded, ttft_s
+from loadtest.reporter.latency import succeeded
+from loadtest.reporter.looks import looks_in
 from loadtest.reporter.observation import FirstTokens, Window
+from loadtest.reporter.question import Need, Question, need_of, together
 from loadtest.reporter.uneven import uneven
-from loadtest.request_table import RequestTable
 from loadtest.sequential import Slope, theil_sen
 
 LOOKS_MIN: Final = 10
@@ -24,15 +25,17 @@ FIRST_TOKENS_MIN: Final = 10
 BATCHES: Final = 10
 
 
-def signs(requests: RequestTable, engine: Sequence[Sample], window: Window) -> dict[str, Any]:
+def signs(engine: Sequence[Sample], window: Window) -> Question[dict[str, Any]]:
     """The fields of StageObservation that say why rather than whether; None where the rows do not show it."""
-    looks = [s for s in engine if window.settled_ns <= s.at_ns < window.end_ns]
+    looks = looks_in(engine, [window])
+    of_requests = yield from together(
+        first_tokens=_first_tokens(looks), output_tokens_per_s_error=_token_rate_error(window)
+    )
     return {
+        **of_requests,
         "waiting_growth": _waiting_growth(looks),
         "prefix_hit_ratio": _prefix_hit_ratio(looks),
-        "first_tokens": _first_tokens(requests, looks),
         "uneven": uneven(looks),
-        "output_tokens_per_s_error": _token_rate_error(requests, window),
     }
 
 
@@ -58,33 +61,43 @@ def _rise(looks: Sequence[Sample], signal: str) -> float | None:
     return values[-1] - values[0] if len(values) > 1 and values[-1] >= values[0] else None
 
 
-def _first_tokens(requests: RequestTable, looks: Sequence[Sample]) -> FirstTokens | None:
+def _first_tokens(looks: Sequence[Sample]) -> Question[FirstTokens | None]:
     """Of the first tokens that came between the first and the last look, whenever they were asked for."""
     seen = [look for look in looks if {"ttft_seconds_sum", "ttft_seconds_count"} <= look.signals.keys()]
     count, spent_s = _rise(seen, "ttft_seconds_count"), _rise(seen, "ttft_seconds_sum")
     if count is None or spent_s is None or count < FIRST_TOKENS_MIN:
         return None
     start_ns, end_ns = seen[0].at_ns, seen[-1].at_ns
-    waits_s: list[float] = []
-    for rows in requests.alive_in(("outcome", "intended_ns", "first_token_ns", "done_ns"), start_ns, end_ns):
-        came = (start_ns < rows["first_token_ns"]) & (rows["first_token_ns"] <= end_ns)
-        waits_s += ttft_s(rows.take(came & succeeded(rows))).tolist()
-    if len(waits_s) < FIRST_TOKENS_MIN:
+    came = waited_ns = 0
+    names = frozenset({"outcome", "intended_ns", "first_token_ns"})
+    need = Need(names=names, start_ns=start_ns, end_ns=end_ns)
+    while (rows := (yield need)) is not None:
+        first_ns = rows["first_token_ns"]
+        counts = (start_ns < first_ns) & (first_ns <= end_ns) & succeeded(rows)
+        came += int(np.count_nonzero(counts))
+        waited_ns += int((first_ns - rows["intended_ns"])[counts].sum())
+    if came < FIRST_TOKENS_MIN:
         return None
-    return FirstTokens(client_s=fmean(waits_s), server_s=spent_s / count)
+    return FirstTokens(client_s=waited_ns / came / 1e9, server_s=spent_s / count)
 
 
-def _token_rate_error(requests: RequestTable, window: Window) -> float | None:
+def _token_rate_error(window: Window) -> Question[float | None]:
     """By batch means: a request's tokens are spread evenly from its first to its last one."""
     edges = np.linspace(window.settled_ns, window.end_ns, BATCHES + 1)
     tokens = np.zeros(BATCHES)
-    names = ("intended_ns", "first_token_ns", "last_token_ns", "done_ns", "output_tokens")
-    for rows in requests.alive_in(names, window.settled_ns, window.end_ns):
+    need = need_of(("first_token_ns", "last_token_ns", "output_tokens"), [window])
+    while (rows := (yield need)) is not None:
         first_ns, last_ns, count = rows["first_token_ns"], rows["last_token_ns"], rows["output_tokens"]
         known = (first_ns != NULL) & (last_ns != NULL) & (count != NULL)
         first, last, made = first_ns[known], last_ns[known], count[known]
-        share = np.clip((edges - first[:, None]) / np.maximum(last - first, 1)[:, None], 0.0, 1.0)
-        tokens += (np.diff(share, axis=1) * made[:, None]).sum(axis=0)
-    if not tokens.sum():
+        tokens += np.diff([_tokens_until(edge_ns, first, last, made) for edge_ns in edges.tolist()])
+    if not tokens.any():
         return None
     return stdev(tokens.tolist()) * BATCHES / window.window_s / math.sqrt(BATCHES)
+
+
+def _tokens_until(edge_ns: float, first_ns: Ints, last_ns: Ints, made: Ints) -> float:
+    is_over = last_ns <= edge_ns
+    runs = (first_ns < edge_ns) & ~is_over
+    share = (edge_ns - first_ns[runs]) / (last_ns[runs] - first_ns[runs])
+    return float(made[is_over].sum() + (share * made[runs]).sum())

@@ -11,7 +11,7 @@ import numpy as np
 
 from loadtest.records import SUCCESSES, Event, Sample
 from loadtest.reporter.observation import Series, Window
-from loadtest.request_table import RequestTable
+from loadtest.reporter.question import Need, Question, need_of
 
 LOAD_REACHED_RATIO: Final = 0.97
 """Users without pauses are in flight nearly always; fewer than this and the stage was not held."""
@@ -61,23 +61,26 @@ def series(samples: Iterable[Sample], signal: str, start_ns: int) -> Series:
     )
 
 
-def in_flight_mean(requests: RequestTable, window: Window) -> float:
+def in_flight_mean(window: Window) -> Question[float]:
     """Mean requests between intent and end over the window: the exact integral over time."""
     overlap_ns = 0
-    for rows in requests.alive_in(("intended_ns", "done_ns"), window.settled_ns, window.end_ns):
+    need = need_of(("done_ns",), [window])
+    while (rows := (yield need)) is not None:
         ends_ns = np.minimum(rows["done_ns"], window.end_ns)
         starts_ns = np.maximum(rows["intended_ns"], window.settled_ns)
         overlap_ns += int(np.maximum(ends_ns - starts_ns, 0).sum())
     return overlap_ns / max(window.end_ns - window.settled_ns, 1)
 
 
-def in_flight_at(requests: RequestTable, moments_ns: Sequence[int]) -> list[int]:
+def in_flight_at(moments_ns: Sequence[int]) -> Question[list[int]]:
     """How many requests were between intent and end at each of these moments, which are in order of time."""
     if not moments_ns:
         return []
     moments = np.asarray(moments_ns, np.int64)
     begun = np.zeros(len(moments) + 1, np.int64)
-    for rows in requests.alive_in(("intended_ns", "done_ns"), moments_ns[0], moments_ns[-1]):
+    names = frozenset({"intended_ns", "done_ns"})
+    need = Need(names=names, start_ns=moments_ns[0], end_ns=moments_ns[-1])
+    while (rows := (yield need)) is not None:
         # counted at every moment from its intent on, and taken off again from its end on
         begun += np.bincount(np.searchsorted(moments, rows["intended_ns"]), minlength=len(begun))
         begun -= np.bincount(np.searchsorted(moments, rows["done_ns"]), minlength=len(begun))

@@ -6,8 +6,7 @@ says, or nobody knows their lengths, another workload was measured.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +16,7 @@ from loadtest.columns import NULL, Columns, Ints
 from loadtest.reporter.latency import NEEDED as NEEDED_BY_TPOT
 from loadtest.reporter.latency import Latencies, exact_quantiles, succeeded, tpot_s
 from loadtest.reporter.observation import Window
-from loadtest.request_table import RequestTable
+from loadtest.reporter.question import Need, Question, need_of, started, together
 from loadtest.scenario import Scenario
 
 NEEDED: Final = (
@@ -57,12 +56,13 @@ class TokenAudit:
         return TokenAudit(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
 
 
-def audit_tokens(requests: RequestTable, windows: Sequence[Window]) -> TokenAudit:
+def audit_tokens(windows: Sequence[Window]) -> Question[TokenAudit]:
     """Over the good answers to requests that started in any of the windows."""
     audit = TokenAudit()
-    for window in windows:
-        for rows in requests.started_in(NEEDED, window.settled_ns, window.end_ns):
-            audit += _audited(rows.take(succeeded(rows)))
+    need = need_of(NEEDED, windows)
+    while (part := (yield need)) is not None:
+        for rows in started(part, windows):
+            audit += _audited(rows.only(NEEDED).take(succeeded(rows)))
     return audit
 
 
@@ -103,14 +103,15 @@ def usage_lies(audit: TokenAudit) -> str | None:
     )
 
 
-def token_doubts_of_levels(
-    requests: RequestTable, windows: Sequence[Window], scenario: Scenario
-) -> tuple[str, ...]:
-    """Level by level: one whose lengths were other ones is not made good by the next. Each doubt once."""
+def token_doubts_of_levels(audits: Iterable[tuple[str, TokenAudit]], scenario: Scenario) -> tuple[str, ...]:
+    """Level by level, with its label: one whose lengths were other ones is not made good by the next.
+
+    Each doubt once.
+    """
     found: dict[str, str] = {}
-    for window in windows:
-        for kind, doubt in token_doubts(audit_tokens(requests, [window]), scenario).items():
-            found.setdefault(kind, f"{doubt} at {window.label}")
+    for label, audit in audits:
+        for kind, doubt in token_doubts(audit, scenario).items():
+            found.setdefault(kind, f"{doubt} at {label}")
     return tuple(found.values())
 
 
@@ -157,26 +158,48 @@ def _upper_bounds(scenario: Scenario) -> frozenset[str]:
     return frozenset({"answers", "prompts"} if repeats else {"answers"})
 
 
-def pace_doubt(requests: RequestTable, window: Window) -> str | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Half:
+    """Of a window; it is cut where a window's settled part is."""
+
+    settled_ns: int
+    end_ns: int
+
+
+def pace_doubt(window: Window) -> Question[str | None]:
     """When the server was clearly faster or slower in the second half of a window than in the first."""
     middle_ns = (window.settled_ns + window.end_ns) // 2
-    halves = {"first": (window.settled_ns, middle_ns), "second": (middle_ns, window.end_ns)}
-
-    def paces() -> Latencies:
-        for half, (start_ns, end_ns) in halves.items():
-            for rows in requests.started_in(NEEDED_BY_TPOT, start_ns, end_ns):
-                yield {half: tpot_s(rows.take(succeeded(rows)))}
-
-    answers: Counter[str] = Counter()
-    for part in paces():
-        answers.update({half: int(np.count_nonzero(~np.isnan(pace_s))) for half, pace_s in part.items()})
-    if any(answers[half] < PACED_MIN for half in halves):
+    found = yield from together(
+        first=_pace_s(_Half(settled_ns=window.settled_ns, end_ns=middle_ns)),
+        second=_pace_s(_Half(settled_ns=middle_ns, end_ns=window.end_ns)),
+    )
+    if None in found.values():
         return None
-    found = exact_quantiles(paces, (0.5,))
-    (first_s,), (second_s,) = found["first"], found["second"]
+    first_s, second_s = found["first"], found["second"]
     if max(first_s, second_s) < PACE_CHANGES * min(first_s, second_s):
         return None
     return (
         f"which pace of the server is the usual one ({first_s * 1000:.1f} ms a token in the first half of "
         f"the stage of {window.users} users, {second_s * 1000:.1f} ms in the second)"
     )
+
+
+def _pace_s(half: _Half) -> Question[float | None]:
+    """The median TPOT of its good answers; None of too few."""
+    need = need_of(NEEDED_BY_TPOT, [half])
+
+    def of_part(part: Columns) -> Latencies:
+        for rows in started(part, [half]):
+            yield {"pace": tpot_s(rows.only(NEEDED_BY_TPOT).take(succeeded(rows)))}
+
+    found = yield from together(count=_count(need, of_part), median=exact_quantiles(need, of_part, (0.5,)))
+    return found["median"]["pace"][0] if found["count"] >= PACED_MIN else None
+
+
+def _count(need: Need, latencies: Callable[[Columns], Latencies]) -> Question[int]:
+    count = 0
+    while (rows := (yield need)) is not None:
+        count += sum(
+            int(np.count_nonzero(~np.isnan(values))) for each in latencies(rows) for values in each.values()
+        )
+    return count

@@ -72,7 +72,10 @@ def broken_off(events: Sequence[Event]) -> tuple[str, int] | None:
 def _answered_ns(requests: RequestTable) -> int:
     """When the last request ended that succeeded; 0 without one."""
     latest = 0
-    for rows in requests.columns("outcome", "done_ns"):
+    for part in sorted(requests.parts, key=lambda part: part.done_last_ns, reverse=True):
+        if part.done_last_ns <= latest:
+            break
+        rows = part.read(("outcome", "done_ns"))
         latest = max(latest, int(np.max(rows["done_ns"], initial=0, where=succeeded(rows))))
     return latest
 

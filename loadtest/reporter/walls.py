@@ -9,13 +9,15 @@ from dataclasses import replace
 from statistics import median
 from typing import Final
 
+from loadtest.columns import Columns
 from loadtest.records import Sample
 from loadtest.reporter.bursts import burst_ratio
 from loadtest.reporter.innocence import PARKED_RATIO, WAY_MAX_S
 from loadtest.reporter.latency import NEEDED_BY_LATENESS, Latencies, exact_quantiles, send_lateness_s
+from loadtest.reporter.looks import looks_in
 from loadtest.reporter.observation import ClientHealth, StageObservation, Wall, Window
+from loadtest.reporter.question import Question, need_of, started, together
 from loadtest.reporter.stages import in_flight_at
-from loadtest.results import RunRows
 
 SEND_LATENESS_S: Final = 0.020
 LOOP_LAG_S: Final = 0.050
@@ -32,23 +34,24 @@ PLATEAU_SLOPE: Final = 0.1
 ONE_SIDED_95: Final = 1.645
 
 
-def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
+def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Question[ClientHealth]:
     """Over the judged windows only: starting users is work that a steady load does not have."""
-    inside = [
-        sample
-        for sample in rows.samples
-        if sample.source == "client"
-        and any(window.settled_ns <= sample.at_ns < window.end_ns for window in windows)
-    ]
+    inside = [look for look in looks_in(samples, windows) if look.source == "client"]
     lags = _by_worker(inside, "client_loop_lag_max_s")
     cpus = _by_worker(inside, "client_cpu_ratio")
-    lateness_s = _lateness_p99_s(rows, windows)
     # of the worst load process: an idle one beside it excuses nothing
     lag_s = max(map(median, lags), default=None)
+    found = yield from together(
+        lateness_s=_lateness_p99_s(windows),
+        outcomes=_outcomes(windows),
+        parked=_parked(samples, windows),
+        burst_ratio=burst_ratio(windows, lag_s),
+    )
+    lateness_s: float | None = found["lateness_s"]
     cpu_ratio = max(map(median, cpus), default=None)
     longest_s = max(map(max, lags), default=0.0)
     halts = []
-    own = _own_faults(rows, windows)
+    own: Counter[str | None] = found["outcomes"]
     if lost := own["client_lost"]:
         halts.append(f"a load process died with {lost} requests in flight")
     if unsent := own["client_fd"] + own["client_ports"]:
@@ -62,14 +65,14 @@ def client_health(rows: RunRows, windows: Sequence[Window]) -> ClientHealth:
         faults.append(f"its loop ran {lag_s * 1000:.0f} ms late in half of all seconds")
     if cpu_ratio is not None and cpu_ratio > CPU_RATIO:
         faults.append(f"a worker used {cpu_ratio:.0%} of its core")
-    parked = _parked(rows, windows)
+    parked: list[float] = found["parked"]
     return ClientHealth(
         send_lateness_p99_s=lateness_s,
         loop_lag_s=lag_s,
         cpu_max_ratio=max(map(max, cpus), default=None),
         parked_ratio=median(parked) if parked else None,
         parked_mostly_ratio=sorted(parked)[len(parked) // 5] if parked else None,
-        burst_ratio=burst_ratio(rows.requests, windows, lag_s),
+        burst_ratio=found["burst_ratio"],
         faults=tuple(faults),
         halts=tuple(halts),
     )
@@ -84,37 +87,33 @@ def _by_worker(samples: Sequence[Sample], signal: str) -> list[list[float]]:
     return list(found.values())
 
 
-def _own_faults(rows: RunRows, windows: Sequence[Window]) -> Counter[str | None]:
-    """Outcomes of the windows, for those that no server is to blame for."""
+def _outcomes(windows: Sequence[Window]) -> Question[Counter[str | None]]:
+    """For those that no server is to blame for."""
     counts: Counter[str | None] = Counter()
-    for window in windows:
-        for started in rows.requests.started_in(("outcome",), window.settled_ns, window.end_ns):
-            counts.update(started.word_counts("outcome"))
+    need = need_of(("outcome",), windows)
+    while (part := (yield need)) is not None:
+        for rows in started(part, windows):
+            counts.update(rows.word_counts("outcome"))
     return counts
 
 
-def _lateness_p99_s(rows: RunRows, windows: Sequence[Window]) -> float | None:
-    def latencies() -> Latencies:
-        for window in windows:
-            for started in rows.requests.started_in(NEEDED_BY_LATENESS, window.settled_ns, window.end_ns):
-                yield {"lateness": send_lateness_s(started)}
+def _lateness_p99_s(windows: Sequence[Window]) -> Question[float | None]:
+    def of_part(part: Columns) -> Latencies:
+        return ({"lateness": send_lateness_s(rows)} for rows in started(part, windows))
 
-    found = exact_quantiles(latencies, (0.99,)).get("lateness")
-    return found[0] if found else None
+    found = yield from exact_quantiles(need_of(NEEDED_BY_LATENESS, windows), of_part, (0.99,))
+    return found["lateness"][0] if found else None
 
 
-def _parked(rows: RunRows, windows: Sequence[Window]) -> list[float]:
+def _parked(samples: Sequence[Sample], windows: Sequence[Window]) -> Question[list[float]]:
     """Compares at the moments the server was looked at: requests in flight against running + waiting."""
     looks = [
-        sample
-        for sample in rows.samples
-        if "running" in sample.signals
-        and "waiting" in sample.signals
-        and any(window.settled_ns <= sample.at_ns < window.end_ns for window in windows)
+        look for look in looks_in(samples, windows) if "running" in look.signals and "waiting" in look.signals
     ]
+    under_way = yield from in_flight_at([look.at_ns for look in looks])
     return [
         (in_flight - (look.signals["running"] + look.signals["waiting"])) / in_flight
-        for look, in_flight in zip(looks, in_flight_at(rows.requests, [s.at_ns for s in looks]), strict=True)
+        for look, in_flight in zip(looks, under_way, strict=True)
         if in_flight
     ]
 

@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 from load_processes import LOCUST, Load, held, load, twin
 
+from loadtest.reporter.question import answer
 from loadtest.reporter.stages import windows
 from loadtest.reporter.walls import client_health
 
@@ -45,7 +46,8 @@ def longest_silence_s(run: Load) -> float:
 def halts(run: Load) -> tuple[str, ...]:
     """What the report says against the client that voids a run."""
     rows = run.rows()
-    return client_health(rows, windows(rows.events)).halts
+    health = answer(rows.requests, client_health(rows.samples, windows(rows.events)))
+    return health.halts
 
 
 def test_f55_a_disk_that_takes_seconds_to_sync_delays_no_request(

@@ -19,6 +19,7 @@ import pytest
 
 import loadtest
 from loadtest.reporter.latency import NEEDED_BY_LATENESS, exact_quantiles, send_lateness_s
+from loadtest.reporter.question import answer, need_of, started, together
 from loadtest.reporter.stages import LOAD_REACHED_RATIO, in_flight_mean, windows
 from loadtest.results import load_results
 from loadtest.run_folder import RunFolder
@@ -91,21 +92,26 @@ def test_five_hundred_streams_are_held_for_a_minute(
         for sample in rows.samples
         if sample.source == "client" and window.settled_ns <= sample.at_ns < window.end_ns
     ]
-    lateness = exact_quantiles(
-        lambda: [
-            {"late": send_lateness_s(part)}
-            for part in rows.requests.started_in(NEEDED_BY_LATENESS, window.settled_ns, window.end_ns)
-        ],
-        (0.5, 0.99),
+    found = answer(
+        rows.requests,
+        together(
+            in_flight=in_flight_mean(window),
+            lateness=exact_quantiles(
+                need_of(NEEDED_BY_LATENESS, [window]),
+                lambda part: ({"late": send_lateness_s(each)} for each in started(part, [window])),
+                (0.5, 0.99),
+            ),
+        ),
     )
+    in_flight, (late_p50_s, late_p99_s) = found["in_flight"], found["lateness"]["late"]
     with capsys.disabled():
         print(
             f"\n{STREAMS} streams: in flight {fmean(samples) / STREAMS:.1%} of them in the samples, "
-            f"{in_flight_mean(rows.requests, window) / STREAMS:.1%} by the rows; send lateness p50 "
-            f"{lateness['late'][0] * 1000:.1f} ms, p99 {lateness['late'][1] * 1000:.1f} ms"
+            f"{in_flight / STREAMS:.1%} by the rows; send lateness p50 "
+            f"{late_p50_s * 1000:.1f} ms, p99 {late_p99_s * 1000:.1f} ms"
         )
     outcomes = Counter(request.outcome for request in rows.requests)
     assert outcomes.keys() <= {"ok", "client_cancel"}, done.stderr
     assert len(samples) > HOLD_S / 2
     assert fmean(samples) >= LOAD_REACHED_RATIO * STREAMS
-    assert in_flight_mean(rows.requests, window) >= LOAD_REACHED_RATIO * STREAMS
+    assert in_flight >= LOAD_REACHED_RATIO * STREAMS

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from loadtest.records import RequestRecord, Sample
@@ -56,7 +56,10 @@ class PlainFold:
             "queue_from": max(1.0, 2 * (len(done) / window.window_s) * (tpot.p50_s if tpot else 0.0)),
             "requests_per_s": len(done) / window.window_s,
             "output_tokens_per_s": sum(r.output_tokens or 0 for r in done) / window.window_s,
-            "little_ratio": len(done) / window.window_s * fmean(r.e2e_s for r in done) / in_flight
+            "little_ratio": len(done)
+            / window.window_s
+            * (sum(r.done_ns - r.intended_ns for r in done) / len(done) / 1e9)
+            / in_flight
             if done and in_flight
             else None,
         }

@@ -18,6 +18,8 @@ class MetricsServer:
     """Listens at once, and until `stop`. `port` 0 takes a free one; a port that is taken costs no run."""
 
     def __init__(self, standing: Standing, host: str, port: int) -> None:
+        self.url: str | None = None
+        """Where the page is; None where the port was taken."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(RunPage(standing.figures))
         self._server = WSGIServer((host, port), make_wsgi_app(registry), log=None, error_log=None)
@@ -26,7 +28,9 @@ class MetricsServer:
         except OSError as error:
             log.warning("no metrics on %s:%d: %s; give --exporter-port another", host, port, error.strerror)
         else:
-            log.info("metrics on http://%s:%d/metrics", host, self._server.server_port)
+            named = f"[{host}]" if ":" in host else host
+            self.url = f"http://{named}:{self._server.server_port}/metrics"
+            log.info("metrics on %s", self.url)
 
     def stop(self) -> None:
         """Whoever is being answered gets the end of it."""

@@ -8,6 +8,7 @@ import pytest
 from fake_run import FakeRun, FakeStage, verdict_of
 
 from loadtest.records import RequestRecord
+from loadtest.reporter import question
 from loadtest.reporter.bursts import burst_ratio
 from loadtest.reporter.observation import Wall, Window
 from loadtest.request_table import RequestTable
@@ -44,7 +45,7 @@ def answer(reads_of: list[int], *, step_ms: int = 20, **more: Any) -> RequestRec
 
 
 def ratio(*answers: RequestRecord, lag_s: float | None = CLIENT_LAG_S) -> float | None:
-    return burst_ratio(RequestTable.of(answers), [WINDOW], lag_s)
+    return question.answer(RequestTable.of(answers), burst_ratio([WINDOW], lag_s))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_fold import PlainFold, breaks_a_limit, quantile
 
-from loadtest.columns import columns_of
+from loadtest.columns import Columns, Floats, columns_of
 from loadtest.records import Outcome, RequestRecord, Sample
 from loadtest.reporter import latency
 from loadtest.reporter.observation import Window
+from loadtest.reporter.question import Need, answer
 from loadtest.reporter.saturation import observe
 from loadtest.reporter.validity import counts_disagree, server_death
-from loadtest.request_table import RequestTable, part_of
+from loadtest.request_table import Part, RequestTable, part_of
 from loadtest.results import RunRows
 from loadtest.row_file import Damage
 from loadtest.scenario import Limits
@@ -128,6 +130,42 @@ def test_requests_of_any_shape_give_the_figures_of_the_plain_fold(seed: int, cou
     assert latency.breaks_a_limit(columns, LIMITS).tolist() == [breaks_a_limit(r, LIMITS) for r in requests]
 
 
+def watched(part: Part, reads: Counter[Part]) -> Part:
+    """The same part, which counts how often it is read."""
+
+    def read(names: Iterable[str]) -> Columns:
+        reads[part] += 1
+        return part.read(names)
+
+    return replace(part, read=read)
+
+
+def test_a_report_unpacks_a_segment_as_often_however_many_levels_a_run_has() -> None:
+    """As often as its own level, one whose requests end in it, and the run as a whole look."""
+
+    def most_reads(levels: int) -> int:
+        rows = FakeRun(stages=tuple(FakeStage(users=users) for users in range(5, 5 + levels))).rows()
+        in_order = list(rows.requests)
+        heaps = [in_order[at : at + 20] for at in range(0, len(in_order), 20)]
+        reads: Counter[Part] = Counter()
+        parts = tuple(watched(part, reads) for heap in heaps for part in part_of(columns_of(heap)))
+        observe(replace(rows, requests=RequestTable(parts)), FakeRun(stages=()).manifest, slots=None)
+        assert len(reads) == len(parts) > levels
+        return max(reads.values())
+
+    assert most_reads(2) == most_reads(8) <= 7
+
+
+ALL = Need(names=frozenset({"gap_p50_s"}), start_ns=0, end_ns=0)
+
+
+def gaps_part(gaps_s: Floats) -> Part:
+    columns = Columns(len(gaps_s), {"gap_p50_s": gaps_s}, {})
+    return Part(
+        rows=len(gaps_s), intended_first_ns=0, intended_last_ns=0, done_last_ns=0, read=lambda _: columns
+    )
+
+
 FLOATS = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 1.5, 1.5, 2.0])
 
 
@@ -136,9 +174,10 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0
 def test_a_quantile_is_exact_however_few_values_are_kept(parts: list[list[float]]) -> None:
     """Each value a thousand times over makes the search count by bits before it keeps any."""
     values = sorted(value for part in parts for value in part)
-    columns = [np.repeat(np.array([*part, math.nan]), 1000) for part in parts]
+    table = RequestTable(tuple(gaps_part(np.repeat(np.array([*part, math.nan]), 1000)) for part in parts))
     shares = (0.0, 0.5, 0.95, 0.99, 1.0)
-    found = latency.exact_quantiles(lambda: ({"x": column} for column in columns), shares, kept_values=700)
+    question = latency.exact_quantiles(ALL, lambda rows: [{"x": rows["gap_p50_s"]}], shares, kept_values=700)
+    found = answer(table, question)
     assert found.get("x") == (tuple(quantile(values, share) for share in shares) if values else None)
 
 
@@ -146,4 +185,4 @@ def test_a_window_nobody_started_in_has_no_latency() -> None:
     window = Window(index=0, label="", users=1, start_ns=0, settled_ns=0, end_ns=1)
     plain = PlainFold(requests=[], samples=[], limits=LIMITS)
     assert plain.stage(window)["ttft"] is None
-    assert latency.exact_quantiles(lambda: (), (0.5,)) == {}
+    assert answer(RequestTable(()), latency.exact_quantiles(ALL, lambda _: [], (0.5,))) == {}

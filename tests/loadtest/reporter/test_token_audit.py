@@ -11,7 +11,14 @@ from estimator.spec import Lengths
 from loadtest.records import RequestRecord
 from loadtest.reporter.method_text import method
 from loadtest.reporter.observation import Window
-from loadtest.reporter.token_audit import TokenAudit, token_doubts, token_doubts_of_levels, token_notes
+from loadtest.reporter.question import answer
+from loadtest.reporter.token_audit import (
+    TokenAudit,
+    audit_tokens,
+    token_doubts,
+    token_doubts_of_levels,
+    token_notes,
+)
 from loadtest.request_table import RequestTable
 from loadtest.scenario import Scenario, Stage
 from loadtest.scenario.dataset import Dataset
@@ -121,6 +128,7 @@ def test_a_level_of_short_answers_is_not_made_good_by_the_other_levels() -> None
         for i in range(10)
     ]
     requests = RequestTable.of(rows)
-    (doubt,) = token_doubts_of_levels(requests, levels, WHOLE)
+    audits = [(level.label, answer(requests, audit_tokens([level]))) for level in levels]
+    (doubt,) = token_doubts_of_levels(audits, WHOLE)
     assert doubt.endswith("(answers had 80% of the planned tokens) at 4 users")
-    assert token_doubts_of_levels(requests, levels[:4], WHOLE) == ()
+    assert token_doubts_of_levels(audits[:4], WHOLE) == ()
