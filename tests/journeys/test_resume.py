@@ -84,6 +84,8 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     wait_for(lambda: bool(_runs(home)) and (_runs(home)[0] / "events.jsonl").is_file(), first)
     wait_for(lambda: _stages(home) == 2, first)
     parent = RunFolder.open(_runs(home)[0])
+    started = b"process_start_time_seconds"  # else nobody could tell its server from the next one
+    wait_for(lambda: started in b"".join(path.read_bytes() for path in parent.sample_files()), first)
     before = len(_acknowledged(parent))
     wait_for(lambda: len(_acknowledged(parent)) > before + 10, first)
     _end_all_of(parent, first)
