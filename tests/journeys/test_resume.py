@@ -28,7 +28,7 @@ settle_s: 1
 spawn_rate_per_s: 100
 stages:
   - {users: 4, hold_s: 3}
-  - {users: 6, hold_s: 3}
+  - {users: 6, hold_s: 4}
   - {users: 8, hold_s: 3}
 limits: {ttft_s: 2.0}
 twin: tiny
@@ -82,8 +82,10 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     options = ["--scenario", str(home / "scenario.yaml"), "--runs-dir", str(home / "runs")]
     first = subprocess.Popen([*ULLAGE, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: bool(_runs(home)) and (_runs(home)[0] / "events.jsonl").is_file(), first)
-    wait_for(lambda: _stages(home) == 2, first)
     parent = RunFolder.open(_runs(home)[0])
+    started = b"process_start_time_seconds"  # else nobody could tell its server from the next one
+    wait_for(lambda: started in b"".join(path.read_bytes() for path in parent.sample_files()), first)
+    wait_for(lambda: _stages(home) == 2, first)
     before = len(_acknowledged(parent))
     wait_for(lambda: len(_acknowledged(parent)) > before + 10, first)
     _end_all_of(parent, first)
