@@ -7,6 +7,7 @@ processors among sessions first, and inside this one the spinning engine leaves 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,9 @@ SCENARIO = {
 }
 """120 requests of at most 2 blocks each: half of the 511 blocks stay free, and 8 slots."""
 
+AS_IF_ELSEWHERE = ("chrt", "--fifo", "1") if os.geteuid() == 0 else ()
+"""The load generator has a machine of its own in real life: here it comes first."""
+
 
 @pytest.fixture(scope="module")
 def report(vllm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -35,6 +39,7 @@ def report(vllm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     with running(vllm_folder, is_starved=True) as server:
         done = subprocess.run(
             [
+                *AS_IF_ELSEWHERE,
                 *(sys.executable, "-m", "loadtest.cli", "signoff", "--host", server.host),
                 *("--scenario", scenario, "--runs-dir", runs / "runs", "--max-num-seqs", "128"),
             ],
@@ -52,8 +57,8 @@ def test_a_starved_front_end_is_the_wall_and_never_the_cache(report: dict[str, A
     wall = report["observation"]["wall"]
     named = [wall["name"], (wall["runner_up"] or {}).get("name")]
     assert "kv" not in named, wall
-    # two processors for server and client: the client may be starved as well, and that must be said first
-    is_void = report["status"] == "VOID" and named[0] == "client"
+    # who may not put the client first may see it starved as well, and that must be said first
+    is_void = not AS_IF_ELSEWHERE and report["status"] == "VOID" and named[0] == "client"
     assert is_void or named[0] == "network", wall
 
 
