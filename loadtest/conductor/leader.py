@@ -192,8 +192,11 @@ class Leader:
             self.note("fault", {"reason": str(error), "voids": True})
 
     def load_ends(self) -> None:
-        """Before Locust stops the users of this process, or of the crew."""
-        if self._run is None:
+        """Before Locust stops the users of this process, or of the crew.
+
+        It may say so again while the crew ends: when the last worker has fallen silent meanwhile.
+        """
+        if self._run is None or self._run.has_ended:
             return
         self.standing.look()
         if not self._is_drained and (silence := self.hands.silence()) is not None:

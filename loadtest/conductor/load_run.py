@@ -74,6 +74,11 @@ class LoadRun:
         return None if self._step is None or self._ended else self._step.stage
 
     @property
+    def has_ended(self) -> bool:
+        """The load was told to end; rows may still come."""
+        return self._ended
+
+    @property
     def stages(self) -> Sequence[PlannedStage]:
         """The plan that is followed; empty where a search decides as it goes."""
         return self._course.stages

@@ -87,6 +87,30 @@ def test_ctrl_c_twice_ends_at_once_and_loses_no_row(at_work: subprocess.Popen[st
     assert rows.damage.bad_lines == 0
 
 
+def test_ctrl_c_stays_an_interruption_when_the_load_processes_die_of_it(tmp_path: Path, host: str) -> None:
+    """A second Ctrl-C may reach them and not the master, which then waits for rows that never come."""
+    (tmp_path / "long.yaml").write_text(SCENARIO)
+    process = start_locust(tmp_path, [*HEADLESS, "--host", host, *two_processes()])
+    try:
+        wait_for(lambda: len(users_at_work(tmp_path)) == 2, process)
+        workers = workers_of(process)
+        for worker in workers:  # each keeps its rows, and would close them if it could
+            os.kill(worker, signal.SIGSTOP)
+        to_the_first(process)
+        wait_for(lambda: any(event.event == "run_end" for event in run_of(tmp_path)[1].events), process)
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 130, errors
+    assert "ullage: no load process" not in errors
+    folder, _ = run_of(tmp_path)
+    assert folder.read_manifest().state == "interrupted"
+
+
 def test_sigterm_ends_the_load_in_good_order(at_work: subprocess.Popen[str], tmp_path: Path) -> None:
     at_work.terminate()
     output, errors = at_work.communicate(timeout=60)
