@@ -63,6 +63,10 @@ class ClientHealth:
     cpu_max_ratio: float | None
     parked_ratio: float | None
     """Share of the requests in flight that the server counts neither as running nor as waiting: median."""
+    gc_pause_s: float | None = None
+    """The longest garbage collection, seconds of processor time."""
+    gc_total_s: float | None = None
+    """All of them up to here, of the process that collected most."""
     parked_mostly_ratio: float | None = None
     """The same in four looks of five: at least so large."""
     faults: tuple[str, ...]

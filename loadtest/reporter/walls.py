@@ -21,6 +21,8 @@ from loadtest.reporter.stages import in_flight_at
 
 SEND_LATENESS_S: Final = 0.020
 LOOP_LAG_S: Final = 0.050
+GC_PAUSE_S: Final = LOOP_LAG_S
+"""Of the processor, at once: so long no token is dated, and everyone under way looks slow."""
 STANDSTILL_S: Final = 2.0
 """Once is enough: nobody was asked anything meanwhile."""
 CPU_RATIO: Final = 0.80
@@ -39,6 +41,7 @@ def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Quest
     inside = [look for look in looks_in(samples, windows) if look.source == "client"]
     lags = _by_worker(inside, "client_loop_lag_max_s")
     cpus = _by_worker(inside, "client_cpu_ratio")
+    gc_pause_s = _worst(inside, "client_gc_pause_max_s")
     # of the worst load process: an idle one beside it excuses nothing
     lag_s = max(map(median, lags), default=None)
     found = yield from together(
@@ -63,13 +66,20 @@ def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Quest
         faults.append(f"requests were sent {lateness_s * 1000:.0f} ms late (p99)")
     if lag_s is not None and lag_s > LOOP_LAG_S:
         faults.append(f"its loop ran {lag_s * 1000:.0f} ms late in half of all seconds")
+    if gc_pause_s is not None and gc_pause_s > GC_PAUSE_S:
+        faults.append(
+            f"garbage collection stopped it for {gc_pause_s * 1000:.0f} ms at once: hold fewer objects in "
+            "the locustfile, or spread the users over more load processes (--processes)"
+        )
     if cpu_ratio is not None and cpu_ratio > CPU_RATIO:
         faults.append(f"a worker used {cpu_ratio:.0%} of its core")
     parked: list[float] = found["parked"]
     return ClientHealth(
         send_lateness_p99_s=lateness_s,
         loop_lag_s=lag_s,
-        cpu_max_ratio=max(map(max, cpus), default=None),
+        cpu_max_ratio=_worst(inside, "client_cpu_ratio"),
+        gc_pause_s=gc_pause_s,
+        gc_total_s=_worst(inside, "client_gc_total_s"),
         parked_ratio=median(parked) if parked else None,
         parked_mostly_ratio=sorted(parked)[len(parked) // 5] if parked else None,
         burst_ratio=found["burst_ratio"],
@@ -85,6 +95,10 @@ def _by_worker(samples: Sequence[Sample], signal: str) -> list[list[float]]:
         if signal in sample.signals:
             found.setdefault(sample.target, []).append(sample.signals[signal])
     return list(found.values())
+
+
+def _worst(samples: Sequence[Sample], signal: str) -> float | None:
+    return max(map(max, _by_worker(samples, signal)), default=None)
 
 
 def _outcomes(windows: Sequence[Window]) -> Question[Counter[str | None]]:
