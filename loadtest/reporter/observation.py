@@ -94,6 +94,17 @@ class FirstTokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRate:
+    """Output tokens a second as they came in a window, and its standard error from batches of that window.
+
+    The tokens of the answers that ended there are another figure, and a noisier one: some began long before.
+    """
+
+    per_s: float
+    error_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageObservation:
     """One stage as client and server saw it. None: the server did not show it. Concurrencies are requests."""
 
@@ -147,8 +158,7 @@ class StageObservation:
     first_tokens: FirstTokens | None = None
     uneven: Uneven | None = None
     """Where some engines were full while others had room."""
-    output_tokens_per_s_error: float | None = None
-    """Standard error of the mean token rate, from batches of the window."""
+    token_rate: TokenRate | None = None
 
     @property
     def held(self) -> bool:

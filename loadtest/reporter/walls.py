@@ -272,17 +272,16 @@ def _plateau(stages: Sequence[StageObservation], top: StageObservation) -> Itera
     below = max((stage for stage in stages if stage.users < top.users), key=lambda s: s.users, default=None)
     if below is None or not 0 < below.in_flight_mean < top.in_flight_mean:
         return
-    rates = (below.output_tokens_per_s, top.output_tokens_per_s)
-    errors = (below.output_tokens_per_s_error, top.output_tokens_per_s_error)
-    if None in errors or min(rates) <= 0:
+    before, after = below.token_rate, top.token_rate
+    if before is None or after is None:
         return
     span = math.log(top.in_flight_mean / below.in_flight_mean)
-    slope = math.log(rates[1] / rates[0]) / span
-    spread = math.hypot(*((error or 0.0) / rate for error, rate in zip(errors, rates, strict=True))) / span
+    slope = math.log(after.per_s / before.per_s) / span
+    spread = math.hypot(before.error_per_s / before.per_s, after.error_per_s / after.per_s) / span
     highest = slope + ONE_SIDED_95 * spread
     if highest < PLATEAU_SLOPE:
         evidence = (
-            f"{rates[0]:,.0f} tokens/s at {below.name} and {rates[1]:,.0f} {_at(top)}: "
+            f"{before.per_s:,.0f} tokens/s at {below.name} and {after.per_s:,.0f} {_at(top)}: "
             f"of each 1% more requests at most {max(highest, 0.0):.2f}% become throughput"
         )
         yield Wall(name="plateau", evidence=evidence)
