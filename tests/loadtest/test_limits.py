@@ -122,9 +122,7 @@ def test_a_search_may_leave_its_limits_to_the_command_line(search_without_limits
 
 
 def test_a_search_that_nobody_gives_limits_names_both_places(search_without_limits: Path) -> None:
-    with pytest.raises(
-        ScenarioError, match=r"open.yaml: .*: set ttft_s, .* or --goodput"
-    ):
+    with pytest.raises(ScenarioError, match=r"open.yaml: .*: set ttft_s, .* or --goodput"):
         read_scenario(search_without_limits, LimitsAsked(percentile=99.0))
 
 
