@@ -25,7 +25,7 @@ def weigh_once(violations: Sequence[int], *, q: float, confidence: float = 0.95)
     """As `weigh`, for a signature by one look at requests whose number nobody planned: a run of stages.
 
     It spends what the first look of a certificate may: where violations come in clusters of 40 or 100, a test
-    that spends all of it signs what it should not in 6 of 100 runs.
+    that spends all of it signs what it should not in 7 of 100 runs.
     """
     stricter = 1.0 - (1.0 - confidence) * SHARES[0]
     return replace(weigh(violations, q=q, confidence=stricter), confidence=confidence)
