@@ -107,6 +107,14 @@ def test_throughput_that_is_not_known_well_enough_is_no_plateau() -> None:
     assert name_wall(flat(error=10.0)[1:], None, 128).name == "none"
 
 
+def test_answers_that_began_long_before_hide_no_plateau() -> None:
+    seen = observed("plateau", 4)
+    top = seen.stages[-1]
+    assert top.token_rate is not None
+    assert top.output_tokens_per_s > 1.01 * top.token_rate.per_s, "many happened to end in that window"
+    assert seen.wall.name == "plateau"
+
+
 def test_a_flat_throughput_is_the_runner_up_of_a_latency_limit() -> None:
     lower, top = flat(error=10.0)
     wall = wall_of(replace(top, faults=("slow",)), lower)
