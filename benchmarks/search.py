@@ -28,7 +28,7 @@ from loadtest.conductor.search import Command, Search
 from loadtest.conductor.search.course import SearchPlan
 from loadtest.conductor.search.level import Cohort
 from loadtest.reporter.buffer import safe_limit
-from loadtest.sequential import Certificate, weigh
+from loadtest.sequential import Certificate, weigh_once
 
 GRID_LEVELS = 10
 GRID_HOLD_S = 120.0
@@ -226,8 +226,8 @@ def honesty(seeds: int) -> None:
         for seed in range(seeds):
             drawn = clustered(random.Random(seed), 2400, effect, cluster)
             signed[0] += _is_signed(certificate, drawn)
-            signed[1] += weigh(drawn[:600], q=Q).answer == "good"
-            signed[2] += weigh(drawn, q=Q).answer == "good"
+            signed[1] += weigh_once(drawn[:600], q=Q).answer == "good"
+            signed[2] += weigh_once(drawn, q=Q).answer == "good"
         shares = [100 * count / seeds for count in signed]
         print(f"{effect:13} {cluster:8} {shares[0]:11.1f}% {shares[1]:15.1f}% {shares[2]:8.1f}%")
 

@@ -193,6 +193,8 @@ SIGNALS: Final[Mapping[str, str]] = {
     "client_unsent_total": "open loop: arrivals that no user was free to take before their stage ended",
     "client_cpu_ratio": "CPU of this worker, 1.0 is one core",
     "client_loop_lag_max_s": "worst lateness of a 50 ms timer since the last sample, seconds",
+    "client_gc_pause_max_s": "longest garbage collection since the last sample, seconds of processor time",
+    "client_gc_total_s": "garbage collections of this run together, seconds of processor time",
     "client_rss_bytes": "resident memory of this worker",
 }
 """Every signal a Sample may carry, with its meaning and unit. An unknown name is refused at birth."""

@@ -17,8 +17,8 @@ LOOKS_MAX: Final = 99_999
 """Of one target: 28 hours of a look a second."""
 THIN_BY: Final = 3
 """Odd: two processes that answer in turn are both still seen."""
-WORST_SINCE_LAST: Final = "client_loop_lag_max_s"
-"""By its own meaning a look that stands for several says the worst of them."""
+WORST_SINCE_LAST: Final = ("client_loop_lag_max_s", "client_gc_pause_max_s")
+"""By their own meaning a look that stands for several says the worst of them."""
 
 
 class Signals(Mapping[str, float]):
@@ -76,10 +76,14 @@ class _Series:
 
     def _one_of(self, looks: Sequence[Sample]) -> Sample:
         last = looks[-1]
-        worst = max((look.signals.get(WORST_SINCE_LAST, 0.0) for look in looks), default=0.0)
-        if worst <= last.signals.get(WORST_SINCE_LAST, worst):
+        worst = {
+            name: max(look.signals.get(name, 0.0) for look in looks)
+            for name in WORST_SINCE_LAST
+            if name in last.signals
+        }
+        if all(value <= last.signals[name] for name, value in worst.items()):
             return last
-        return self._small(replace(last, signals={**last.signals, WORST_SINCE_LAST: worst}))
+        return self._small(replace(last, signals={**last.signals, **worst}))
 
 
 class HeldSamples:

@@ -27,7 +27,7 @@ from loadtest.cli.telemetry_flags import telemetry_flags, telemetry_from
 from loadtest.conductor.signoff import SignedOff, SignoffRequest, sign_off
 from loadtest.named_server import NamedServer, is_simulated
 from loadtest.run_folder import RunFolder
-from loadtest.scenario import Scenario, ScenarioError, limited, read_scenario, searching
+from loadtest.scenario import Scenario, ScenarioError, read_scenario, searching
 from loadtest.scenario.reading import counted_with
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ def _scenario(options: dict[str, Any]) -> Scenario:
     """As its file says, under the limits and with the search that the command line asks for."""
     if options["scenario"] is None:
         raise ScenarioError("name what to send with --scenario, or an interrupted run with --resume")
-    scenario = counted_with(read_scenario(options["scenario"]), options["tokenizer"])
-    scenario, minutes = limited(scenario, limits_asked(options)), options["max_minutes"]
+    scenario = counted_with(read_scenario(options["scenario"], limits_asked(options)), options["tokenizer"])
+    minutes = options["max_minutes"]
     if options["search"]:
         scenario = searching(scenario)
     if minutes is None:

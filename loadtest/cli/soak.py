@@ -80,7 +80,7 @@ def requested(options: dict[str, Any]) -> SignoffRequest:
     manifest = None if signed is None else signed.read_manifest()
     access = access_from(options)
     return SignoffRequest(
-        scenario=soaking(limited(_scenario(options, signed), limits_asked(options)), _asked(options, signed)),
+        scenario=soaking(_scenario(options, signed), _asked(options, signed)),
         host=options["host"] or (None if manifest is None else manifest.host),
         engine=options["engine"] or ("vllm" if manifest is None else manifest.engine),
         model=options["model"] or (None if manifest is None else manifest.model),
@@ -107,10 +107,10 @@ def _telemetry(options: dict[str, Any], signed: Manifest | None) -> Telemetry:
 
 def _scenario(options: dict[str, Any], signed: RunFolder | None) -> Scenario:
     if options["scenario"] is not None:
-        return read_scenario(options["scenario"])
+        return read_scenario(options["scenario"], limits_asked(options))
     if signed is None:
         raise SoakError("name what to send with --scenario, or a signed run with --run")
-    return parse_scenario(dict(signed.read_manifest().scenario))
+    return limited(parse_scenario(dict(signed.read_manifest().scenario)), limits_asked(options))
 
 
 def _asked(options: dict[str, Any], signed: RunFolder | None) -> SoakAsked:

@@ -61,6 +61,7 @@ WORKER_GAUGES: Final[Mapping[str, tuple[str, str]]] = {
     "client_cpu_ratio": ("worker_cpu_usage_ratio", "CPU of a load process, 1 is one core."),
     "client_rss_bytes": ("worker_resident_memory_bytes", "Resident memory of a load process."),
     "client_loop_lag_max_s": ("worker_loop_lag_seconds", "Worst lateness of a timer in its last second."),
+    "client_gc_pause_max_s": ("worker_gc_pause_seconds", "Longest garbage collection in its last second."),
 }
 
 

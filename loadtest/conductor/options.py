@@ -27,7 +27,6 @@ from loadtest.scenario import (
     Scenario,
     ScenarioError,
     SoakAsked,
-    limited,
     read_scenario,
     searching,
     soaking,
@@ -247,8 +246,7 @@ def _scenario(options: Namespace) -> Scenario:
         error_budget=options.error_budget,
         max_preemptions=options.max_preemptions,
     )
-    scenario = counted_with(read_scenario(Path(options.scenario)), options.tokenizer or None)
-    scenario = limited(scenario, asked)
+    scenario = counted_with(read_scenario(Path(options.scenario), asked), options.tokenizer or None)
     if options.load == "search":
         return searching(scenario)
     if options.load == "soak":

@@ -1,7 +1,8 @@
-"""A load process watches itself: CPU, memory, users, requests in flight and how late its own loop runs."""
+"""A load process watches itself: CPU, memory, users, requests, how late its loop runs, what garbage costs."""
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import time
@@ -16,6 +17,31 @@ PROBE_S: Final = 0.05
 _NONE: Final[Mapping[str, float]] = MappingProxyType({})
 
 
+class Collections:
+    """What the garbage collector took of this process, until closed: `total_ns` in all, `longest_ns` at once.
+
+    In processor time of the thread that collects: a core taken away meanwhile is no garbage, and the loop's
+    lag tells of it.
+    """
+
+    def __init__(self, clock: Callable[[], int] = time.thread_time_ns) -> None:
+        self._clock = clock
+        self._begun_ns: int | None = None
+        self.total_ns = self.longest_ns = 0
+        gc.callbacks.append(self._look)
+
+    def close(self) -> None:
+        gc.callbacks.remove(self._look)
+
+    def _look(self, phase: str, _: object) -> None:
+        if phase == "start":
+            self._begun_ns = self._clock()
+        elif self._begun_ns is not None:  # else it began before we looked
+            pause_ns = self._clock() - self._begun_ns
+            self.total_ns += pause_ns
+            self.longest_ns = max(self.longest_ns, pause_ns)
+
+
 class Pulse:
     """Turns looks at this process into Samples, a second apart or whenever `sample` is called."""
 
@@ -25,6 +51,10 @@ class Pulse:
         self._lag_max_ns = 0
         self._last_ns = clock()
         self._last_cpu_s = _cpu_s()
+        self._garbage = Collections()
+
+    def close(self) -> None:
+        self._garbage.close()
 
     def probed(self, due_ns: int) -> None:
         """A timer of the event loop was due at `due_ns` and ran now: the difference is the loop's lag."""
@@ -42,11 +72,14 @@ class Pulse:
                 "client_in_flight": float(in_flight),
                 "client_cpu_ratio": (cpu_s - self._last_cpu_s) / passed_s,
                 "client_loop_lag_max_s": self._lag_max_ns / 1e9,
+                "client_gc_pause_max_s": self._garbage.longest_ns / 1e9,
+                "client_gc_total_s": self._garbage.total_ns / 1e9,
                 "client_rss_bytes": float(rss_bytes()),
                 **arrivals,
             },
         )
         self._last_ns, self._last_cpu_s, self._lag_max_ns = now_ns, cpu_s, 0
+        self._garbage.longest_ns = 0
         return sample
 
 

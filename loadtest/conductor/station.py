@@ -81,10 +81,10 @@ class Station:
             docket=None if run.scenario.search is None else Docket(worker, run.scenario.limits),
         )
         self._tell = tell
+        prepay()
         self._pulse = Pulse(worker, seat.clock)
         self._signals: dict[str, float] = {}
         self._greenlets = [gevent.spawn(work) for work in (self._probe, self._beat, self._save, self._report)]
-        prepay()
         reception.open(self._desk)
 
     def _script(self, role: Role) -> Script:
@@ -138,6 +138,7 @@ class Station:
             self._write_sample()
             self._write_streams()
         finally:
+            self._pulse.close()
             for rows in (self._desk.rows, self._samples, self._streams):
                 rows.sync()
                 rows.close()

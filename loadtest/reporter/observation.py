@@ -63,6 +63,10 @@ class ClientHealth:
     cpu_max_ratio: float | None
     parked_ratio: float | None
     """Share of the requests in flight that the server counts neither as running nor as waiting: median."""
+    gc_pause_s: float | None = None
+    """The longest garbage collection, seconds of processor time."""
+    gc_total_s: float | None = None
+    """All of them up to here, of the process that collected most."""
     parked_mostly_ratio: float | None = None
     """The same in four looks of five: at least so large."""
     faults: tuple[str, ...]
@@ -87,6 +91,17 @@ class FirstTokens:
 
     client_s: float
     server_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRate:
+    """Output tokens a second as they came in a window, and its standard error from batches of that window.
+
+    The tokens of the answers that ended there are another figure, and a noisier one: some began long before.
+    """
+
+    per_s: float
+    error_per_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +158,7 @@ class StageObservation:
     first_tokens: FirstTokens | None = None
     uneven: Uneven | None = None
     """Where some engines were full while others had room."""
-    output_tokens_per_s_error: float | None = None
-    """Standard error of the mean token rate, from batches of the window."""
+    token_rate: TokenRate | None = None
 
     @property
     def held(self) -> bool:

@@ -19,7 +19,7 @@ from loadtest.reporter.observation import Observation, StageObservation
 from loadtest.reporter.plain import markdown_cell, one_line
 from loadtest.reporter.stages import failed
 from loadtest.reporter.verdict import Verdict
-from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S, SEND_LATENESS_S
+from loadtest.reporter.walls import CPU_RATIO, GC_PAUSE_S, LOOP_LAG_S, SEND_LATENESS_S
 from loadtest.reporter.waterfall import waterfall_of
 from loadtest.reporter.waterfall_chart import draw_waterfall
 from loadtest.reporter.waterfall_text import waterfall_dict, waterfall_rows
@@ -244,6 +244,12 @@ def checks(observation: Observation) -> list[dict[str, str]]:
             "meaning": "median over the seconds of each second's worst",
         },
         {
+            "name": "garbage collection",
+            "seen": _shown(_ms(health.gc_pause_s), "{:.1f} ms"),
+            "allowed": f"{GC_PAUSE_S * 1000:g} ms",
+            "meaning": _of_garbage(health.gc_total_s),
+        },
+        {
             "name": "CPU of a worker",
             "seen": _shown(health.cpu_max_ratio, "{:.0%}"),
             "allowed": f"{CPU_RATIO:.0%}",
@@ -256,6 +262,11 @@ def checks(observation: Observation) -> list[dict[str, str]]:
             "meaning": "in flight at the client, neither running nor waiting in the engine",
         },
     ]
+
+
+def _of_garbage(total_s: float | None) -> str:
+    meaning = "the longest at once, in processor time"
+    return meaning if total_s is None else f"{meaning}; {total_s * 1000:.0f} ms in the whole run"
 
 
 def _ms(duration_s: float | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from loadtest.columns import NULL, Ints
 from loadtest.records import Sample
 from loadtest.reporter.latency import succeeded
 from loadtest.reporter.looks import looks_in
-from loadtest.reporter.observation import FirstTokens, Window
+from loadtest.reporter.observation import FirstTokens, TokenRate, Window
 from loadtest.reporter.question import Need, Question, need_of, together
 from loadtest.reporter.uneven import uneven
 from loadtest.sequential import Slope, theil_sen
@@ -28,9 +28,7 @@ BATCHES: Final = 10
 def signs(engine: Sequence[Sample], window: Window) -> Question[dict[str, Any]]:
     """The fields of StageObservation that say why rather than whether; None where the rows do not show it."""
     looks = looks_in(engine, [window])
-    of_requests = yield from together(
-        first_tokens=_first_tokens(looks), output_tokens_per_s_error=_token_rate_error(window)
-    )
+    of_requests = yield from together(first_tokens=_first_tokens(looks), token_rate=_token_rate(window))
     return {
         **of_requests,
         "waiting_growth": _waiting_growth(looks),
@@ -81,7 +79,7 @@ def _first_tokens(looks: Sequence[Sample]) -> Question[FirstTokens | None]:
     return FirstTokens(client_s=waited_ns / came / 1e9, server_s=spent_s / count)
 
 
-def _token_rate_error(window: Window) -> Question[float | None]:
+def _token_rate(window: Window) -> Question[TokenRate | None]:
     """By batch means: a request's tokens are spread evenly from its first to its last one."""
     edges = np.linspace(window.settled_ns, window.end_ns, BATCHES + 1)
     tokens = np.zeros(BATCHES)
@@ -93,7 +91,8 @@ def _token_rate_error(window: Window) -> Question[float | None]:
         tokens += np.diff([_tokens_until(edge_ns, first, last, made) for edge_ns in edges.tolist()])
     if not tokens.any():
         return None
-    return stdev(tokens.tolist()) * BATCHES / window.window_s / math.sqrt(BATCHES)
+    rates = (tokens * BATCHES / window.window_s).tolist()
+    return TokenRate(per_s=fmean(rates), error_per_s=stdev(rates) / math.sqrt(BATCHES))
 
 
 def _tokens_until(edge_ns: float, first_ns: Ints, last_ns: Ints, made: Ints) -> float:

@@ -11,7 +11,7 @@ from loadtest.reporter.buffer import buffer_of, safe_limit
 from loadtest.reporter.innocence import counting
 from loadtest.reporter.observation import Observation, StageObservation, Wall
 from loadtest.reporter.searched import certified, conclusion
-from loadtest.sequential import Evidence, weigh
+from loadtest.sequential import Evidence, weigh_once
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "VOID"]
 EXIT_CODES: Final[dict[Status, int]] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 4, "VOID": EXIT_VOID}
@@ -84,7 +84,7 @@ def _evidence(observation: Observation, n_safe: int) -> Evidence:
         stage for stage in counting(observation.stages) if n_safe <= stage.users <= observation.n_max
     ]
     violations = b"".join(stage.violations for stage in proving)
-    return weigh(
+    return weigh_once(
         violations, q=observation.limits.violations_max_ratio, confidence=observation.limits.confidence
     )
 

@@ -21,6 +21,8 @@ from loadtest.reporter.stages import in_flight_at
 
 SEND_LATENESS_S: Final = 0.020
 LOOP_LAG_S: Final = 0.050
+GC_PAUSE_S: Final = LOOP_LAG_S
+"""Of the processor, at once: so long no token is dated, and everyone under way looks slow."""
 STANDSTILL_S: Final = 2.0
 """Once is enough: nobody was asked anything meanwhile."""
 CPU_RATIO: Final = 0.80
@@ -39,6 +41,7 @@ def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Quest
     inside = [look for look in looks_in(samples, windows) if look.source == "client"]
     lags = _by_worker(inside, "client_loop_lag_max_s")
     cpus = _by_worker(inside, "client_cpu_ratio")
+    gc_pause_s = _worst(inside, "client_gc_pause_max_s")
     # of the worst load process: an idle one beside it excuses nothing
     lag_s = max(map(median, lags), default=None)
     found = yield from together(
@@ -63,13 +66,20 @@ def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Quest
         faults.append(f"requests were sent {lateness_s * 1000:.0f} ms late (p99)")
     if lag_s is not None and lag_s > LOOP_LAG_S:
         faults.append(f"its loop ran {lag_s * 1000:.0f} ms late in half of all seconds")
+    if gc_pause_s is not None and gc_pause_s > GC_PAUSE_S:
+        faults.append(
+            f"garbage collection stopped it for {gc_pause_s * 1000:.0f} ms at once: hold fewer objects in "
+            "the locustfile, or spread the users over more load processes (--processes)"
+        )
     if cpu_ratio is not None and cpu_ratio > CPU_RATIO:
         faults.append(f"a worker used {cpu_ratio:.0%} of its core")
     parked: list[float] = found["parked"]
     return ClientHealth(
         send_lateness_p99_s=lateness_s,
         loop_lag_s=lag_s,
-        cpu_max_ratio=max(map(max, cpus), default=None),
+        cpu_max_ratio=_worst(inside, "client_cpu_ratio"),
+        gc_pause_s=gc_pause_s,
+        gc_total_s=_worst(inside, "client_gc_total_s"),
         parked_ratio=median(parked) if parked else None,
         parked_mostly_ratio=sorted(parked)[len(parked) // 5] if parked else None,
         burst_ratio=found["burst_ratio"],
@@ -85,6 +95,10 @@ def _by_worker(samples: Sequence[Sample], signal: str) -> list[list[float]]:
         if signal in sample.signals:
             found.setdefault(sample.target, []).append(sample.signals[signal])
     return list(found.values())
+
+
+def _worst(samples: Sequence[Sample], signal: str) -> float | None:
+    return max(map(max, _by_worker(samples, signal)), default=None)
 
 
 def _outcomes(windows: Sequence[Window]) -> Question[Counter[str | None]]:
@@ -258,17 +272,16 @@ def _plateau(stages: Sequence[StageObservation], top: StageObservation) -> Itera
     below = max((stage for stage in stages if stage.users < top.users), key=lambda s: s.users, default=None)
     if below is None or not 0 < below.in_flight_mean < top.in_flight_mean:
         return
-    rates = (below.output_tokens_per_s, top.output_tokens_per_s)
-    errors = (below.output_tokens_per_s_error, top.output_tokens_per_s_error)
-    if None in errors or min(rates) <= 0:
+    before, after = below.token_rate, top.token_rate
+    if before is None or after is None:
         return
     span = math.log(top.in_flight_mean / below.in_flight_mean)
-    slope = math.log(rates[1] / rates[0]) / span
-    spread = math.hypot(*((error or 0.0) / rate for error, rate in zip(errors, rates, strict=True))) / span
+    slope = math.log(after.per_s / before.per_s) / span
+    spread = math.hypot(before.error_per_s / before.per_s, after.error_per_s / after.per_s) / span
     highest = slope + ONE_SIDED_95 * spread
     if highest < PLATEAU_SLOPE:
         evidence = (
-            f"{rates[0]:,.0f} tokens/s at {below.name} and {rates[1]:,.0f} {_at(top)}: "
+            f"{before.per_s:,.0f} tokens/s at {below.name} and {after.per_s:,.0f} {_at(top)}: "
             f"of each 1% more requests at most {max(highest, 0.0):.2f}% become throughput"
         )
         yield Wall(name="plateau", evidence=evidence)

@@ -115,14 +115,18 @@ class LimitsAsked:
 
     def over(self, limits: Limits) -> Limits:
         """The limits that are in force. Raises ScenarioError."""
-        asked = {
+        return replace(limits, **self.fields())
+
+    def fields(self) -> dict[str, Any]:
+        """Those fields of Limits that were said. Raises ScenarioError."""
+        said = {
             "percentile": self.percentile,
             "confidence": self.confidence,
             "failures_max_ratio": self.error_budget,
             "preemptions_max_per_100_requests": self.max_preemptions,
             **parse_goodput(self.goodput),
         }
-        return replace(limits, **{name: value for name, value in asked.items() if value is not None})
+        return {name: value for name, value in said.items() if value is not None}
 
 
 def limits_text(limits: Limits) -> str:

@@ -18,7 +18,7 @@ from estimator.catalog import configs_folder
 from estimator.spec import SpecError
 from estimator.yaml_file import read_yaml
 from loadtest.scenario.dataset import counted, guessed_text_tokens, guessed_tokens
-from loadtest.scenario.limits import with_goodput
+from loadtest.scenario.limits import Limits, LimitsAsked, with_goodput
 from loadtest.scenario.parts import ScenarioError, lengths_of, require
 from loadtest.scenario.trace import looked_at
 from loadtest.scenario.whole import Scenario
@@ -27,14 +27,16 @@ LENGTHS_ROWS_MAX: Final = 1_000_000
 LENGTH_KEYS: Final = ("input_tokens", "output_tokens")
 
 
-def read_scenario(path: Path) -> Scenario:
+def read_scenario(path: Path, asked: LimitsAsked = LimitsAsked()) -> Scenario:  # noqa: B008  (frozen)
     """A file, or one of configs/scenarios by its name; the files it names lie beside it.
 
+    `asked`: limits of a command line, over those of the file; a search may have no others.
     Raises ScenarioError, one sentence, when a file is missing, too large or no scenario.
     """
     found = find_scenario(path)
+    asked.over(Limits())  # what is wrong by itself is not the file's fault
     try:
-        return with_files(parse_scenario(_beside(read_yaml(found), found.parent)))
+        return with_files(parse_scenario(_beside(_limited(read_yaml(found), asked.fields()), found.parent)))
     except ScenarioError as error:
         raise ScenarioError(f"{path}: {error}") from error
     except SpecError as error:
@@ -114,6 +116,14 @@ def _short_forms(body: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(limits := whole.get("limits"), dict):
         whole["limits"] = with_goodput(limits)
     return whole
+
+
+def _limited(body: Any, asked: Mapping[str, Any]) -> Any:
+    """Before the file is judged: what it leaves out may be on the command line."""
+    said = body.get("limits", {}) if isinstance(body, dict) else None
+    if not asked or not isinstance(said, dict):
+        return body
+    return {**body, "limits": {**with_goodput(said), **asked}}
 
 
 def _constant(value: Any) -> Any:

@@ -258,7 +258,7 @@ def _check_search(scenario: Scenario) -> None:
     limits, session = scenario.limits, scenario.session
     require(
         any(limit is not None for limit in (limits.ttft_s, limits.tpot_s, limits.e2e_s)),
-        "a search needs to know what is good: set ttft_s, tpot_s or e2e_s in limits",
+        "a search needs to know what is good: set ttft_s, tpot_s or e2e_s in limits, or --goodput",
     )
     require(
         scenario.arrivals.kind == "closed",

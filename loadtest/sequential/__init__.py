@@ -7,7 +7,7 @@ from loadtest.sequential.binomial import (
     requests_needed,
     upper_bound,
 )
-from loadtest.sequential.certify import Certificate
+from loadtest.sequential.certify import Certificate, weigh_once
 from loadtest.sequential.evidence import DESIGN_EFFECT_DEFAULT, Answer, Evidence, design_effect, weigh
 from loadtest.sequential.percentile import PercentileInterval, percentile_interval
 from loadtest.sequential.ratio_test import RatioTest
@@ -34,4 +34,5 @@ __all__ = [
     "theil_sen",
     "upper_bound",
     "weigh",
+    "weigh_once",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from fake_run import FakeRun, FakeStage, verdict_of
 from hypothesis import given
@@ -10,7 +12,15 @@ from workloads import a_scenario
 
 from loadtest.cli.limit_flags import each_with_its_flag
 from loadtest.cli.signoff import requested, signoff
-from loadtest.scenario import Limits, LimitsAsked, ScenarioError, limits_text, parse_scenario, scenario_body
+from loadtest.scenario import (
+    Limits,
+    LimitsAsked,
+    ScenarioError,
+    limits_text,
+    parse_scenario,
+    read_scenario,
+    scenario_body,
+)
 from loadtest.scenario.limits import parse_goodput
 from loadtest.violations import preemption_fault
 
@@ -97,6 +107,38 @@ def test_a_sign_off_searches_under_the_limits_of_its_command_line() -> None:
     asked = requested(signoff.make_context("signoff", words).params)
     assert asked.scenario.search is not None
     assert asked.scenario.limits == Limits(ttft_s=0.7, tpot_s=0.2, e2e_s=9.0, percentile=99.0)
+
+
+@pytest.fixture
+def search_without_limits(tmp_path: Path) -> Path:
+    file = tmp_path / "open.yaml"
+    file.write_text("{name: open, input_tokens: 9, output_tokens: 9, search: {}}", encoding="utf-8")
+    return file
+
+
+def test_a_search_may_leave_its_limits_to_the_command_line(search_without_limits: Path) -> None:
+    words = ["--scenario", str(search_without_limits), "--goodput", "ttft:700"]
+    assert requested(signoff.make_context("signoff", words).params).scenario.limits == Limits(ttft_s=0.7)
+
+
+def test_a_search_that_nobody_gives_limits_names_both_places(search_without_limits: Path) -> None:
+    with pytest.raises(ScenarioError, match=r"open.yaml: .*: set ttft_s, .* or --goodput"):
+        read_scenario(search_without_limits, LimitsAsked(percentile=99.0))
+
+
+def test_a_limit_of_the_command_line_beats_the_words_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "said.yaml"
+    limits = "{goodput: ttft:2000 tpot:50, percentile: 90}"
+    file.write_text(
+        f"{{name: a, input_tokens: 9, output_tokens: 9, search: {{}}, limits: {limits}}}", encoding="utf-8"
+    )
+    found = read_scenario(file, LimitsAsked(goodput=("ttft:700",)))
+    assert found.limits == Limits(ttft_s=0.7, tpot_s=0.05, percentile=90.0)
+
+
+def test_a_limit_that_is_wrong_by_itself_is_not_blamed_on_the_file(search_without_limits: Path) -> None:
+    with pytest.raises(ScenarioError, match=r"^limits.confidence must be"):
+        read_scenario(search_without_limits, LimitsAsked(goodput=("ttft:700",), confidence=95.0))
 
 
 @given(st.lists(st.sampled_from(["--host", "x", "y", "-s"])))

@@ -13,8 +13,12 @@ from loadtest.samples import HeldSamples
 S = 10**9
 
 
-def look(second: int, *, lag_s: float = 0.001, target: str = "w00") -> Sample:
-    signals = {"client_loop_lag_max_s": lag_s, "client_users": float(second)}
+def look(second: int, *, lag_s: float = 0.001, gc_s: float = 0.0, target: str = "w00") -> Sample:
+    signals = {
+        "client_loop_lag_max_s": lag_s,
+        "client_gc_pause_max_s": gc_s,
+        "client_users": float(second),
+    }
     return Sample(at_ns=second * S, source="client", target=target, signals=signals)
 
 
@@ -35,13 +39,15 @@ def test_a_short_run_is_held_as_it_was() -> None:
 def test_however_long_a_run_no_target_has_more_looks_than_the_limit(count: int, stall_at: int) -> None:
     held = HeldSamples(looks_max=99)
     for second in range(count):
-        held.add(look(second, lag_s=5.0 if second == stall_at else 0.001))
+        stalled, collected = second == stall_at, second == stall_at + 1
+        held.add(look(second, lag_s=5.0 if stalled else 0.001, gc_s=3.0 if collected else 0.0))
     kept = held.in_order()
     assert len(kept) <= 99
     gaps_ns = {later.at_ns - earlier.at_ns for earlier, later in pairwise(kept[:-1])}
     assert len(gaps_ns) <= 1, "not evenly"
     if stall_at < count - 30:
         assert max(sample.signals["client_loop_lag_max_s"] for sample in kept) == 5.0
+        assert max(sample.signals["client_gc_pause_max_s"] for sample in kept) == 3.0
 
 
 def test_two_servers_that_answer_in_turn_are_still_two() -> None:

@@ -24,6 +24,7 @@ from loadtest.sequential import (
     theil_sen,
     upper_bound,
     weigh,
+    weigh_once,
 )
 
 EXACT = 1e-9
@@ -142,6 +143,13 @@ def test_a_certificate_is_never_given_below_its_number_of_requests() -> None:
     assert certificate.look(0, bytes(enough)).answer == "good"
     assert certificate.look(0, bytes(enough - 8)).answer == "unknown"
     assert [certificate.requests_at(i) / enough for i in range(certificate.looks)] == [1, 2, 4]
+
+
+def test_a_signature_by_one_look_spends_no_more_than_the_first_look_of_a_certificate() -> None:
+    enough = 276  # 69 clean requests at 97%, times the design effect 4
+    assert weigh_once(bytes(enough), q=0.05).answer == "good"
+    short = weigh_once(bytes(enough - 1), q=0.05)
+    assert (short.answer, short.more_needed, short.confidence) == ("unknown", 1, 0.95)
 
 
 def test_the_looks_of_a_certificate_spend_no_more_doubt_than_there_is() -> None:

@@ -68,6 +68,8 @@ class FakeRun:
     loop_lag_s: float = 0.002
     loop_lags_s: tuple[float, ...] = ()
     """Of several load processes, in place of one."""
+    gc_pause_at_s: float | None = None
+    """Then one garbage collection takes 80 ms."""
     shared_prefix: SharedPrefix | None = None
     session: Session | None = None
     model: str = "tiny"
@@ -188,6 +190,8 @@ class FakeRun:
         running = stage.users - stage.waiting if stage.running is None else stage.running
         usage = min(running * HELD_BLOCKS / USABLE_BLOCKS, 1.0)
         client = {"client_cpu_ratio": 0.2, "client_loop_lag_max_s": self.loop_lag_s}
+        collects = self.gc_pause_at_s is not None and at_s - 1 < self.gc_pause_at_s <= at_s
+        client["client_gc_pause_max_s"] = 0.08 if collects else 0.001
         client["client_users"] = float(stage.users if stage.users_at_work is None else stage.users_at_work)
         if stage.rate_per_s is not None:
             client["client_due_total"] = stage.rate_per_s * at_s

@@ -11,7 +11,7 @@ from loadtest.conductor.live.standing import Standing, predicted_kv_ratio, predi
 from loadtest.live_counts import LiveCounts, Timing
 from loadtest.reporter.lines import client, observed, of_prediction
 from loadtest.reporter.plain import one_line
-from loadtest.reporter.walls import CPU_RATIO, LOOP_LAG_S
+from loadtest.reporter.walls import CPU_RATIO, GC_PAUSE_S, LOOP_LAG_S
 from loadtest.scenario import Limits
 
 Row = tuple[str, str, str]
@@ -175,8 +175,12 @@ def _generator(standing: Standing) -> Row:
         return "Load generator", NOT_SEEN, "no sample of a load process yet"
     cpu = max(signals["client_cpu_ratio"] for signals in seen)
     lag_s = max(signals["client_loop_lag_max_s"] for signals in seen)
-    why = f"busiest process {cpu:.0%} of a core, slowest loop {lag_s * 1000:.0f} ms late"
-    return "Load generator", _mark(cpu > CPU_RATIO or lag_s > LOOP_LAG_S), why
+    gc_s = max(signals["client_gc_pause_max_s"] for signals in seen)
+    why = (
+        f"busiest process {cpu:.0%} of a core, slowest loop {lag_s * 1000:.0f} ms late, "
+        f"longest garbage collection {gc_s * 1000:.0f} ms"
+    )
+    return "Load generator", _mark(cpu > CPU_RATIO or lag_s > LOOP_LAG_S or gc_s > GC_PAUSE_S), why
 
 
 def _mark(faults: object) -> str:

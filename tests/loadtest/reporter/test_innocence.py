@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_run import FakeRun, FakeStage, verdict_of
+from fake_run import SETTLE_S, STAGE_S, FakeRun, FakeStage, verdict_of
 
 from loadtest.reporter.verdict import Verdict
 
@@ -84,3 +84,15 @@ def test_a_few_requests_or_a_long_way_are_not_parked(stage: FakeStage) -> None:
 def test_an_idle_load_process_excuses_no_busy_one() -> None:
     run = FakeRun(stages=(FakeStage(users=24), FakeStage(users=31)), loop_lags_s=(0.001, 0.001, 0.4))
     assert verdict_of(run).status == "VOID"
+
+
+def test_one_long_garbage_collection_voids_its_level_and_no_other() -> None:
+    stages = (FakeStage(users=8), FakeStage(users=24), FakeStage(users=31, waiting=3.0))
+    judged_from_s = STAGE_S + SETTLE_S
+    spoiled = verdict_of(FakeRun(stages=stages, gc_pause_at_s=judged_from_s + 5))
+    faults = [stage.client.faults for stage in spoiled.observation.stages]
+    assert [len(found) for found in faults] == [0, 1, 0]
+    assert faults[1][0].startswith("garbage collection stopped it for 80 ms at once: ")
+    assert "--processes" in faults[1][0]
+    settling = verdict_of(FakeRun(stages=stages, gc_pause_at_s=STAGE_S + 1))
+    assert not any(stage.client.faults for stage in settling.observation.stages)

@@ -144,7 +144,7 @@ def test_too_few_requests_are_inconclusive_and_say_how_many_more() -> None:
     few = FakeRun(stages=(FakeStage(users=2, e2e_s=20.0), FakeStage(users=3, waiting=2.0)))
     verdict = verdict_of(few)
     assert (verdict.status, verdict.exit_code) == ("INCONCLUSIVE", 4)
-    assert f"{236 - verdict.evidence.n} more clean requests" in verdict.reason  # 59 x the design effect 4
+    assert f"{276 - verdict.evidence.n} more clean requests" in verdict.reason  # 69 x the design effect 4
 
 
 def test_without_metrics_nothing_is_claimed_about_preemption() -> None:

@@ -9,7 +9,7 @@ import pytest
 from fake_run import FakeRun, FakeStage, verdict_of
 from known_walls import CAUSES, known_wall
 
-from loadtest.reporter.observation import FirstTokens, Observation, StageObservation, Wall
+from loadtest.reporter.observation import FirstTokens, Observation, StageObservation, TokenRate, Wall
 from loadtest.reporter.pages import html_page, markdown_page
 from loadtest.reporter.walls import name_wall
 from loadtest.sequential import theil_sen
@@ -92,10 +92,8 @@ def test_a_queue_that_surely_grows_is_a_queue_before_its_median_is() -> None:
 
 def flat(error: float) -> tuple[StageObservation, StageObservation]:
     """Twice the requests make 2% more tokens a second, each rate known to `error`."""
-    lower = calm(output_tokens_per_s=1000.0, output_tokens_per_s_error=error)
-    return lower, stage(
-        in_flight_mean=40.0, output_tokens_per_s=1020.0, output_tokens_per_s_error=error, faults=()
-    )
+    lower = calm(token_rate=TokenRate(per_s=1000.0, error_per_s=error))
+    return lower, stage(in_flight_mean=40.0, token_rate=TokenRate(per_s=1020.0, error_per_s=error), faults=())
 
 
 def test_throughput_that_stands_still_while_the_limits_hold_is_the_plateau() -> None:
@@ -107,6 +105,14 @@ def test_throughput_that_stands_still_while_the_limits_hold_is_the_plateau() -> 
 def test_throughput_that_is_not_known_well_enough_is_no_plateau() -> None:
     assert name_wall(flat(error=60.0), None, 128).name == "none"
     assert name_wall(flat(error=10.0)[1:], None, 128).name == "none"
+
+
+def test_answers_that_began_long_before_hide_no_plateau() -> None:
+    seen = observed("plateau", 4)
+    top = seen.stages[-1]
+    assert top.token_rate is not None
+    assert top.output_tokens_per_s > 1.01 * top.token_rate.per_s, "many happened to end in that window"
+    assert seen.wall.name == "plateau"
 
 
 def test_a_flat_throughput_is_the_runner_up_of_a_latency_limit() -> None:
