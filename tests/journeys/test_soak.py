@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,39 +85,22 @@ def ended(soak: subprocess.Popen[str], home: Path) -> Soaked:
     return Soaked(exit_code=soak.returncode, out=out, err=err, folder=RunFolder.open(folders[0]))
 
 
-def soak_leaking(home: Path) -> Soaked:
+@pytest.fixture(scope="module")
+def leaking(tmp_path_factory: pytest.TempPathFactory) -> Soaked:
+    home = tmp_path_factory.mktemp("leaking")
     (home / "faults.yaml").write_text(LEAK)
     with twin("--faults", str(home / "faults.yaml")) as host:
         return ended(start_soak(home, host, *SECONDS), home)
 
 
-def soak_healthy(home: Path) -> Soaked:
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Soaked:
+    home = tmp_path_factory.mktemp("healthy")
     with twin() as host:
         soaked = ended(start_soak(home, host, *SECONDS), home)
         reading = read_server(parse_origin(host), None).reading
     assert reading is not None
     return replace(soaked, finished=reading.signals["requests_finished_total"])
-
-
-SOAKS: dict[str, Callable[[Path], Soaked]] = {"leaking": soak_leaking, "healthy": soak_healthy}
-
-
-@pytest.fixture(scope="module")
-def soaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Soaked]]]:
-    """Both side by side, each with a twin of its own: four users keep no core busy."""
-    homes = {name: tmp_path_factory.mktemp(name) for name in SOAKS}  # not for threads
-    with ThreadPoolExecutor(len(SOAKS)) as pool:
-        yield {name: pool.submit(soak, homes[name]) for name, soak in SOAKS.items()}
-
-
-@pytest.fixture(scope="module")
-def leaking(soaks: dict[str, Future[Soaked]]) -> Soaked:
-    return soaks["leaking"].result()
-
-
-@pytest.fixture(scope="module")
-def healthy(soaks: dict[str, Future[Soaked]]) -> Soaked:
-    return soaks["healthy"].result()
 
 
 def test_a_server_that_keeps_its_kv_blocks_fails_even_a_soak_of_seconds(leaking: Soaked) -> None:
