@@ -5,6 +5,9 @@ VLLM_BIN := .venv-vllm/bin
 CONTAINER_TOOL ?= docker
 SCENARIO ?= configs/scenarios/qwen-chat.yaml
 
+# tests start hundreds of processes: each would compile the project anew
+export PYTHONDONTWRITEBYTECODE :=
+
 SOURCES := $(shell find estimator loadtest tests benchmarks configs dashboards docker docs pyproject.toml -type f -not -name '*.pyc' 2>/dev/null)
 
 .PHONY: help demo test check lint types layers vllm validate bench dashboards dashboards-check dashboards-pictures image image-check fix clean

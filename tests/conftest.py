@@ -1,8 +1,8 @@
-"""For all tests: Hypothesis takes no example for wrong because the machine was busy."""
+"""For all tests: Hypothesis takes no example for wrong, nor for slow, because the machine was busy."""
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")

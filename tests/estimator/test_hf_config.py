@@ -40,7 +40,7 @@ QWEN3: dict[str, Any] = {
 }
 NAME = "name of a model"
 READ_S = 1.0
-"""No config.json takes longer to read or refuse."""
+"""No config.json takes more of a processor to read or refuse."""
 
 
 def attention_of(spec: ModelSpec) -> Attention:
@@ -221,11 +221,11 @@ def test_no_config_whatever_of_any_architecture_raises_anything_but_a_spec_error
         "architectures": [architecture],
         "model_type": "m",
     }
-    started = time.perf_counter()
+    started = time.process_time()
     with suppress(SpecError):
         spec = model_spec(config, NAME)
         assert spec.parameters > 0
-    assert time.perf_counter() - started < READ_S
+    assert time.process_time() - started < READ_S
 
 
 @given(st.dictionaries(st.text(max_size=12), JSON, max_size=4))
@@ -256,10 +256,10 @@ def test_a_number_of_a_million_digits_is_one_sentence(tmp_path: Path) -> None:
 def test_a_file_of_a_hundred_megabytes_is_refused_unread(tmp_path: Path) -> None:
     with (tmp_path / "config.json").open("wb") as stream:
         stream.truncate(100_000_000)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(SpecError, match=f"larger than {CONFIG_BYTES_MAX:,} bytes"):
         read_model(tmp_path)
-    assert time.perf_counter() - started < READ_S
+    assert time.process_time() - started < READ_S
 
 
 def test_text_configs_nested_without_end_are_one_sentence() -> None:

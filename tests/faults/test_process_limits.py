@@ -85,7 +85,7 @@ def test_f57_a_second_run_in_one_folder_is_refused_and_harms_nothing(tmp_path: P
 def test_f57_a_port_that_is_taken_is_said_in_one_sentence(host: str) -> None:
     port = host.rsplit(":", 1)[1]
     taken = subprocess.run(
-        [*TWIN[:-1], port], capture_output=True, text=True, timeout=20, env=ENVIRON, stdin=subprocess.DEVNULL
+        [*TWIN[:-1], port], capture_output=True, text=True, timeout=60, env=ENVIRON, stdin=subprocess.DEVNULL
     )
     assert taken.returncode == EXIT_USAGE
     assert port in taken.stderr
@@ -190,7 +190,7 @@ def test_f52_a_load_waits_for_what_still_runs_in_the_server_and_no_longer_than_t
         return read_server(origin, None).reading
 
     with ThreadPoolExecutor(1) as beside:
-        answer = beside.submit(lambda: urlopen(request, timeout=30).read())
+        answer = beside.submit(lambda: urlopen(request, timeout=60).read())
         until(lambda: idle_check(look, within_s=0).level == "red")
         busy = idle_check(look, within_s=0)
         assert busy.said == "1 requests run and 0 wait in it after 0 s"

@@ -9,13 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from locust_process import answers_of, run_of, start_locust, wait_for
 
+from loadtest.conductor.server_facts import read_server
+from loadtest.origin import parse_origin
+from loadtest.results import load_results
 from loadtest.run_folder import RunFolder
 
 pytestmark = pytest.mark.timeout(300)  # a busy machine starts five processes of Python for each soak
@@ -29,7 +32,7 @@ settle_s: 1
 spawn_rate_per_s: 50
 stages: [{users: 1, hold_s: 5}]
 """
-SECONDS = ("--hours", str(16 / 3600), "--dip-every", str(8 / 60), "--dip", "3")
+SECONDS = ("--hours", str(16 / 3600), "--dip-every", str(8 / 60), "--dip", "4")
 LEAK = "faults: [{name: leak, argument: '1', every: 10}]"
 
 
@@ -39,6 +42,8 @@ class Soaked:
     out: str
     err: str
     folder: RunFolder
+    finished: float = 0.0
+    """Requests that the server itself says it answered whole."""
 
     @property
     def report(self) -> Any:
@@ -92,7 +97,10 @@ def leaking(tmp_path_factory: pytest.TempPathFactory) -> Soaked:
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Soaked:
     home = tmp_path_factory.mktemp("healthy")
     with twin() as host:
-        return ended(start_soak(home, host, *SECONDS), home)
+        soaked = ended(start_soak(home, host, *SECONDS), home)
+        reading = read_server(parse_origin(host), None).reading
+    assert reading is not None
+    return replace(soaked, finished=reading.signals["requests_finished_total"])
 
 
 def test_a_server_that_keeps_its_kv_blocks_fails_even_a_soak_of_seconds(leaking: Soaked) -> None:
@@ -120,6 +128,11 @@ def test_the_plan_holds_and_dips_and_nothing_is_asked_in_a_dip(healthy: Soaked) 
     assert [stage.users for stage in stages] == [4, 0, 4, 0]
     assert "stage 2 of 4: a dip, nothing is asked" in healthy.err
     assert [spell["users_set"] for spell in healthy.report["spells"]] == [4, 4]
+
+
+def test_the_server_answered_exactly_the_requests_that_have_a_good_row(healthy: Soaked) -> None:
+    outcomes = [request.outcome for request in load_results(healthy.folder).requests]
+    assert healthy.finished == outcomes.count("ok") > 20
 
 
 def test_the_report_of_a_soak_is_made_again_from_its_rows(healthy: Soaked) -> None:

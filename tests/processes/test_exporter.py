@@ -87,7 +87,7 @@ def test_when_a_run_has_ended_the_live_counts_are_those_of_its_rows(
         lines = list(csv.DictReader(io.StringIO(get(page, "/capacity/levels.csv"))))
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     folder, rows = run_of(tmp_path)
     requests = list(rows.requests)
     assert {s.labels["outcome"]: s.value for s in found["requests"].samples} == Counter(
@@ -136,6 +136,6 @@ def test_a_port_that_is_taken_costs_a_run_nothing_but_one_line(tmp_path: Path, h
 
 def test_a_port_that_is_none_is_refused_before_anything_starts(tmp_path: Path, host: str) -> None:
     process = start_locust(tmp_path, ["--headless", "--host", host, "--exporter-port", "many"])
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "'many' must be a port" in errors

@@ -243,16 +243,16 @@ class Page:
         return True
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self._url + path, timeout=10) as answer:
+        with urllib.request.urlopen(self._url + path, timeout=60) as answer:
             return bytes(answer.read())
 
     def post(self, path: str) -> None:
-        with urllib.request.urlopen(self._url + path, b"", timeout=30) as answer:
+        with urllib.request.urlopen(self._url + path, b"", timeout=60) as answer:
             answer.read()
 
     def swarm(self, fields: Mapping[str, str | Sequence[str]]) -> bool:
         body = urllib.parse.urlencode(fields, doseq=True).encode()
-        with urllib.request.urlopen(f"{self._url}/swarm", body, timeout=10) as answer:
+        with urllib.request.urlopen(f"{self._url}/swarm", body, timeout=60) as answer:
             return bool(json.loads(answer.read())["success"])
 
     def is_stopped(self) -> bool:
@@ -314,7 +314,7 @@ def test_a_master_and_workers_that_were_started_apart_share_one_run(home: Path, 
         for _ in range(2)
     ]
     _, errors = master.communicate(timeout=90)
-    codes = [worker.wait(timeout=30) for worker in workers]
+    codes = [worker.wait(timeout=60) for worker in workers]
     for worker in workers:
         worker.communicate()
     folder, rows = run_of(home)

@@ -127,9 +127,10 @@ def test_a_worker_that_is_killed_leaves_its_requests_as_client_lost(tmp_path: Pa
     try:
         wait_for(lambda: len(users_at_work(tmp_path)) == 2, process)
         victim = workers_of(process)[0]
+        records = run_of(tmp_path)[0].root / "records"
+        wait_for(lambda: is_held_with_all_in_flight(victim, records), process)
         os.kill(victim, signal.SIGKILL)
-        records = f"{run_of(tmp_path)[0].root}/records/"
-        wait_for(lambda: not is_open_in(victim, records), process)
+        wait_for(lambda: file_open_in(victim, records) is None, process)
         to_the_first(process)
         process.communicate(timeout=90)
     finally:
@@ -178,12 +179,25 @@ def test_a_run_whose_load_processes_all_fall_silent_says_so(
     assert why in verdict.reason
 
 
-def is_open_in(process: int, folder: str) -> bool:
-    """Killed is not yet gone: does it still hold its files?"""
+def is_held_with_all_in_flight(worker: int, records: Path) -> bool:
+    """Holds it still, and lets it go on where one of its users is between two requests."""
+    os.kill(worker, signal.SIGSTOP)
+    rows = file_open_in(worker, records)
+    assert rows is not None
+    said = rows.read_bytes()
+    if said.count(b'"kind":"issued"') - said.count(b'"kind":"request"') == 3:
+        return True
+    os.kill(worker, signal.SIGCONT)
+    return False
+
+
+def file_open_in(process: int, folder: Path) -> Path | None:
+    """Killed is not yet gone: does it still hold its file of this folder?"""
     try:
-        return any(str(file.readlink()).startswith(folder) for file in Path(f"/proc/{process}/fd").iterdir())
+        held = [file.readlink() for file in Path(f"/proc/{process}/fd").iterdir()]
     except OSError:
-        return False
+        return None
+    return next((file for file in held if file.parent == folder), None)
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:

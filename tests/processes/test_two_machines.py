@@ -110,7 +110,7 @@ def end(process: subprocess.Popen[str]) -> None:
     for one in (*family(process), process):
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
             one.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -136,7 +136,7 @@ def twin(where: Machine) -> Iterator[str]:
         yield process.stdout.readline().split()[3]
     finally:
         process.stdin.close()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         process.stdout.close()
 
 

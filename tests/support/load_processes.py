@@ -187,7 +187,7 @@ def twin(*options: str) -> Iterator[str]:
         yield process.stdout.readline().split()[3]
     finally:
         process.stdin.close()
-        process.wait(timeout=10)
+        process.wait(timeout=LIMIT_S)
         process.stdout.close()
 
 

@@ -27,7 +27,7 @@ class Machine:
     prefix: tuple[str, ...]
 
     def run(self, *command: str) -> None:
-        done = subprocess.run([*self.prefix, *command], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([*self.prefix, *command], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
 
 
@@ -92,6 +92,6 @@ def _held(*kinds: str) -> Iterator[int]:
         yield holder.pid
     finally:
         process.stdin.close()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         process.stdout.close()
         process.stderr.close()

@@ -144,9 +144,7 @@ def test_a_page_that_does_not_come_in_time_is_a_gap(bytes_first: bytes) -> None:
         await asyncio.Event().wait()
         return reply
 
-    asked_s = time.monotonic()
     assert gap_of(stall, timeout_s=0.2) == "no whole page within 0.2 s"
-    assert time.monotonic() - asked_s < 2.0
 
 
 def test_a_page_without_end_is_given_up_at_the_cap() -> None:

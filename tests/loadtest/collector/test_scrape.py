@@ -28,6 +28,8 @@ from loadtest.run_folder import Manifest, RunFolder
 
 REPOSITORY = Path(__file__).parents[3]
 LOADED = (REPOSITORY / "tests/fixtures/metrics/vllm-0.32-loaded.txt").read_bytes()
+END_S_MAX = 60.0
+"""Only what never happens takes so long, however busy the machine."""
 
 
 @contextmanager
@@ -86,7 +88,7 @@ def samples(folder: RunFolder, damage: Damage | None = None) -> list[Sample]:
     return [row for row in folder.rows(damage or Damage()) if isinstance(row, Sample)]
 
 
-def wait_for(happened: Callable[[], bool], within_s: float = 15.0) -> None:
+def wait_for(happened: Callable[[], bool], within_s: float = END_S_MAX) -> None:
     """Looks again every 10 ms, because no file tells when another process has written to it."""
     deadline_s = time.monotonic() + within_s
     never = threading.Event()
@@ -195,7 +197,7 @@ def test_a_closed_standard_input_ends_the_process_with_its_rows_on_disk(folder: 
         wait_for(lambda: len(samples(folder)) >= 5)
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(timeout=5) == 0
+        assert process.wait(timeout=END_S_MAX) == 0
     damage = Damage()
     seen = [sample for sample in samples(folder, damage) if sample.source == "engine"]
     assert damage == Damage()
@@ -206,16 +208,15 @@ def test_a_closed_standard_input_ends_the_process_with_its_rows_on_disk(folder: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_process_within_a_second_though_a_page_hangs(
+def test_a_signal_ends_the_process_and_a_page_that_hangs_is_not_waited_for(
     folder: RunFolder, number: signal.Signals
 ) -> None:
     pages = iter([LOADED, LOADED])
     with serving(lambda: next(pages, None)) as url, collector(folder, url, "--gpu", "off") as process:
         wait_for(lambda: len(samples(folder)) == 2)
         process.send_signal(number)
-        asked_s = time.monotonic()
-        assert process.wait(timeout=5) == 0
-        assert time.monotonic() - asked_s < 1.0
+        assert process.wait(timeout=END_S_MAX) == 0
+    assert [sample.gap for sample in samples(folder)] == [None, None], "its time was never up"
 
 
 def test_a_killed_collector_leaves_whole_rows(folder: RunFolder) -> None:
@@ -236,7 +237,7 @@ def test_a_second_collector_of_a_run_writes_a_file_of_its_own(folder: RunFolder)
                 before = len(samples(folder))
                 wait_for(lambda: len(samples(folder)) > before)  # noqa: B023
                 process.terminate()
-                assert process.wait(timeout=5) == 0
+                assert process.wait(timeout=END_S_MAX) == 0
     assert len(list((folder.root / "samples").iterdir())) == 2
 
 
@@ -254,7 +255,7 @@ def test_a_full_disk_ends_the_process_with_a_sentence(folder: RunFolder) -> None
             capture_output=True,
             text=True,
             cwd=REPOSITORY,
-            timeout=30,
+            timeout=END_S_MAX,
         )
     assert done.returncode == 1
     assert done.stderr.startswith("collector: cannot write ")
@@ -323,4 +324,4 @@ def test_a_driver_call_that_hangs_does_not_hold_the_process(folder: RunFolder) -
     ):
         wait_for(lambda: len(samples(folder)) >= 2)
         process.terminate()
-        assert process.wait(timeout=5) == 0
+        assert process.wait(timeout=END_S_MAX) == 0
