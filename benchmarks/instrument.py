@@ -1,6 +1,6 @@
 """How true and how cheap the load client is, beside a floor in C and two clients people use: one table.
 
-`python benchmarks/instrument.py [--vllm-python PATH --vllm-tokenizer FOLDER]`. A mock server with true times
+`python benchmarks/instrument.py [--vllm-python PATH]`. A mock server with true times
 (instrument_server.py: first token after 100 ms, then one each 20 ms, 200 a stream) has core 0, the client
 core 1. CPU is what the kernel charges the client's processes between two looks, divided by the chunks sent
 meanwhile; errors are the client's figures less the server's own. Needs Linux and two cores; root makes both
@@ -27,10 +27,10 @@ from instrument_cell import (
     TOKENS,
     WINDOW_S,
     Cell,
-    CellFailed,
+    Failure,
     Figures,
     Server,
-    measure,
+    measured,
 )
 
 SCENARIO: Final = f"""
@@ -40,6 +40,7 @@ output_tokens: {{kind: constant, tokens: {TOKENS}}}
 settle_s: 1
 stages: [{{users: 1, hold_s: 2}}]
 """
+TINY_MODEL: Final = HERE.parent / "tests/vllm/tiny_model.py"
 VLLM_BENCH: Final = """
 import argparse
 from vllm.benchmarks.serve import add_cli_args, main
@@ -82,8 +83,19 @@ def commands(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             str(SETTLE_S + WINDOW_S + 1),
         ]
     if args.vllm_python:
+        args.vllm_tokenizer = args.vllm_tokenizer or tiny_tokenizer(args.vllm_python, folder)
         known["vllm bench serve"] = lambda cell: vllm_command(args, cell, folder, host)
     return known
+
+
+def tiny_tokenizer(vllm_python: str, folder: Path) -> str:
+    """A folder with one, made as the tests against a real vLLM make theirs."""
+    made = folder / "tokenizer"
+    try:
+        subprocess.run([vllm_python, TINY_MODEL, "tiny", made], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"no tokenizer could be made ({error}): give one with --vllm-tokenizer") from error
+    return str(made)
 
 
 def vllm_command(args: argparse.Namespace, cell: Cell, folder: Path, host: str) -> list[str]:
@@ -118,6 +130,11 @@ def cells(known: Mapping[str, Any], *, quick: bool) -> list[Cell]:
         for client, streams, up_s in (plan[:3] if quick else plan)
         if client in known
     ]
+
+
+def failed_row(failure: Failure) -> str:
+    shown = f"{failure.cell.client}, {failure.cell.streams} streams", f"failed: {failure.reason}"
+    return f"| {' | '.join(' '.join(text.split()).replace('|', '/') for text in shown)} |"
 
 
 def by_cell(figures: Sequence[Figures]) -> dict[Cell, list[Figures]]:
@@ -176,10 +193,13 @@ def main() -> None:
     parser.add_argument(
         "--vllm-python", default="", help="a Python that has vLLM, to run its bench as a peer"
     )
-    parser.add_argument("--vllm-tokenizer", default="", help="a folder with a tokenizer for it")
+    parser.add_argument(
+        "--vllm-tokenizer", default="", help="a folder with a tokenizer for it; default: one is made"
+    )
     args = parser.parse_args()
     server = Server()
     figures: list[Figures] = []
+    failures: dict[Cell, Failure] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
@@ -187,12 +207,12 @@ def main() -> None:
             for cell in cells(known, quick=args.quick) * args.repeats:
                 if not re.search(args.only, f"{cell.client} {cell.streams}"):
                     continue
-                try:
-                    figures.append(measure(server, cell, known[cell.client](cell), folder))
-                    print(figures[-1], file=sys.stderr)
-                except CellFailed as error:
-                    last = (folder / "client.log").read_text()[-2000:]
-                    print(f"{cell}: {error}\n{last}", file=sys.stderr)
+                found = measured(server, cell, known[cell.client](cell), folder)
+                if isinstance(found, Failure):
+                    failures[cell] = found
+                    continue
+                figures.append(found)
+                print(found, file=sys.stderr)
         finally:
             server.stop()
     middles = [median_of(same) for same in by_cell(figures).values()]
@@ -200,6 +220,8 @@ def main() -> None:
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for one in middles:
         print(row(one, floor_us))
+    for failure in failures.values():
+        print(failed_row(failure))
     print(f"\nLoad of the machine besides: {os.getloadavg()[0]:.1f} at the end.")
 
 

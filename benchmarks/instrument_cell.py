@@ -64,6 +64,14 @@ class CellFailed(RuntimeError):  # noqa: N818  (reads as what happened)
     """One client gave no figures; the others still do."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A cell without figures, and why."""
+
+    cell: Cell
+    reason: str
+
+
 class Server:
     def __init__(self) -> None:
         command = [sys.executable, HERE / "instrument_server.py", PORT, TTFT_MS, ITL_MS, TOKENS, SERVER_CORE]
@@ -95,8 +103,22 @@ def on_client_core() -> None:
         return  # not root: noise of the machine is part of the figures then
 
 
+def measured(server: Server, cell: Cell, command: Sequence[str], folder: Path) -> Figures | Failure:
+    """Of a client that fails, its last words go to stderr."""
+    log = folder / "client.log"
+    try:
+        return measure(server, cell, command, folder)
+    except CellFailed as error:
+        reason = str(error)
+    except (OSError, ValueError, LookupError, ArithmeticError) as error:  # it ended halfway, or told nothing
+        reason = f"no figures: {type(error).__name__}: {error}"
+    last = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+    print(f"{cell}: {reason}\n{last}", file=sys.stderr)
+    return Failure(cell=cell, reason=reason)
+
+
 def measure(server: Server, cell: Cell, command: Sequence[str], folder: Path) -> Figures:
-    """Runs one client and looks twice while all its streams are up."""
+    """Runs one client and looks twice while all its streams are up. It has ended then."""
     out = folder / "seen.json"
     out.unlink(missing_ok=True)
     pause_s = TOKENS * ITL_MS / 1000 + 1.0  # streams of the last client that still run
@@ -108,6 +130,16 @@ def measure(server: Server, cell: Cell, command: Sequence[str], folder: Path) ->
         client = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, preexec_fn=on_client_core, cwd=folder
         )
+    try:
+        return _figures(server, cell, client, started_ns, folder)
+    finally:
+        client.kill()
+        client.wait()
+
+
+def _figures(
+    server: Server, cell: Cell, client: subprocess.Popen[bytes], started_ns: int, folder: Path
+) -> Figures:
     told = [wait_for_requests(server, cell.streams, client)]
     time.sleep(SETTLE_S)
     told.append(server.counters())
@@ -123,7 +155,7 @@ def measure(server: Server, cell: Cell, command: Sequence[str], folder: Path) ->
         client.wait()
     told += [window, server.counters()]
     truth = {name: sum((Counter(one[name]) for one in told), Counter()) for name in ("ttft", "gap")}
-    seen = read_seen(cell, out, folder / "client.log")
+    seen = read_seen(cell, folder / "seen.json", folder / "client.log")
     return Figures(
         cell=cell,
         sent_per_s=window["chunks"] / passed_s,
@@ -143,9 +175,7 @@ def wait_for_requests(server: Server, streams: int, client: subprocess.Popen[byt
     until_s = time.perf_counter() + CELL_S_MAX
     while total["requests"] < streams:
         if client.poll() is not None or time.perf_counter() > until_s:
-            client.kill()
-            client.wait()
-            raise CellFailed("the client ended before its streams were up")
+            raise CellFailed("the client ended, or was too slow, before its streams were up")
         time.sleep(0.05)
         move_children(client.pid)
         told = server.counters()

@@ -11,14 +11,16 @@ The 20% buffer is not applied here; it lives in loadtest/reporter/buffer.py alon
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from estimator.held import TWO_STEPS, Held, InFlight, held_over_life
 from estimator.kv_group import KvGroup, full_group
-from estimator.memory import Headline
 from estimator.spec import SpecError, Workload
 from estimator.sustained import held_histogram, n_sustained
 from estimator.units import ceil_div
+
+if TYPE_CHECKING:  # a load starts without what memory is made of
+    from estimator.memory import Headline
 
 PoolSource = Literal["metrics", "config", "flags"]
 
@@ -112,5 +114,7 @@ def predict(pool: KvPool, workload: Workload, *, max_model_len: int, slots: int 
 
 def vllm_headline(pool: KvPool, max_model_len: int) -> Headline:
     """Source: vLLM 0.32 kv_cache_utils.get_max_concurrency_for_kv_cache_config, one full-attention group."""
+    from estimator.memory import Headline
+
     concurrency = pool.blocks / ceil_div(max_model_len, pool.block_size_tokens)
     return Headline(cache_tokens=int(concurrency * max_model_len), max_concurrency=concurrency)

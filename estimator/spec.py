@@ -187,10 +187,12 @@ class Lengths(_KeepsTable):
 
         Drawing is `lengths.at(rng.random())`; averaging is a mean over evenly spaced shares.
         """
+        if self.kind == "constant":
+            return self.longest
         share = min(max(share, 0.0), 1.0)
         if (table := self._table) is not None:
             return table.at(share)
-        if self.kind in ("constant", "uniform"):
+        if self.kind == "uniform":
             width = self.longest - self.shortest + 1
             return self.shortest + min(int(share * width), width - 1)
         drawn = round(self._bell(min(max(share, 1e-9), 1 - 1e-9)))

@@ -56,13 +56,13 @@ class Spread:
             self.sum_s += value_s
 
     def add_sorted_ns(self, values_ns: Sequence[int]) -> None:
-        """Costs a step for each edge, not for each value."""
-        below = 0
-        for index, edge_ns in enumerate(self._edges_ns):
-            upto = bisect_right(values_ns, edge_ns, below)
+        """Costs a step for each edge between the least value and the greatest, not for each value."""
+        edges_ns, end = self._edges_ns, len(values_ns)
+        below, index = 0, bisect_left(edges_ns, values_ns[0]) if end else 0
+        while below < end:
+            upto = bisect_right(values_ns, edges_ns[index], below) if index < len(edges_ns) else end
             self.counts[index] += upto - below
-            below = upto
-        self.counts[-1] += len(values_ns) - below
+            below, index = upto, index + 1
         self.sum_s += sum(values_ns) / 1e9
 
     def at_most(self, edge_s: float) -> int:

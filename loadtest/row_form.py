@@ -93,7 +93,6 @@ def _float_text(value: float) -> str:
 _TEXT_OF: Final[Mapping[type, Callable[[Any], str]]] = {
     types.NoneType: lambda _: "null",
     bool: lambda value: "true" if value else "false",
-    int: str,
     float: _float_text,
     # ensure_ascii keeps lone surrogates and control characters of a hostile server inert
     str: encode_basestring_ascii,
@@ -107,7 +106,9 @@ def printed(row: RequestIssued | RequestRecord) -> bytes | None:
     """The row's JSON in columns; None when a value is wider than its column, or no JSON value at all."""
     form = REQUEST if type(row) is RequestRecord else ISSUED
     try:
-        text = form.template % tuple([_TEXT_OF[type(value)](value) for value in form.values(row)])
+        text = form.template % tuple(
+            [value if type(value) is int else _TEXT_OF[type(value)](value) for value in form.values(row)]
+        )
     except KeyError:
         return None
     return text.encode("ascii") if len(text) == form.width else None

@@ -6,7 +6,7 @@ Files, sockets and threads are opened at the first tick of the ramp, never befor
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from locust.argument_parser import LocustArgumentParser
@@ -16,16 +16,17 @@ from locust.runners import MasterRunner, Runner, WorkerRunner
 
 from estimator.catalog import configs_folder
 from estimator.spec import EngineName
-from loadtest.conductor.crew import Crew
 from loadtest.conductor.interrupts import heed_interrupts
 from loadtest.conductor.leader import Leader
 from loadtest.conductor.live.metrics_server import MetricsServer
 from loadtest.conductor.live.otlp_process import OtlpProcess
-from loadtest.conductor.member import Member
 from loadtest.conductor.options import add_options
 from loadtest.conductor.ramp import ScenarioRamp
 from loadtest.conductor.station import OwnUsers
 from loadtest.conductor.stop_signals import supervisor_pid
+
+if TYPE_CHECKING:  # what only some processes need is imported there: the first request waits for all of it
+    from loadtest.conductor.member import Member
 
 
 def install(events: Events, engine: EngineName, scenario: str = "qwen-chat") -> None:
@@ -49,6 +50,8 @@ def _take_part(events: Events, environment: Environment, runner: Runner) -> None
     """Gives this process its part in the runs to come."""
     part: Leader | Member
     if isinstance(runner, WorkerRunner):
+        from loadtest.conductor.member import Member
+
         part = Member(runner, is_forked=bool(environment.parsed_options.processes))  # type: ignore[union-attr]
     else:
         part = _leader(events, environment, runner)
@@ -63,6 +66,8 @@ def _take_part(events: Events, environment: Environment, runner: Runner) -> None
 def _leader(events: Events, environment: Environment, runner: Runner) -> Leader:
     leader = Leader(environment, runner)
     if isinstance(runner, MasterRunner):
+        from loadtest.conductor.crew import Crew
+
         crew = leader.hands = Crew(runner, leader.give_up, leader.hear, leader)
         events.worker_connect.add_listener(lambda client_id, **_: crew.joined(client_id))
     else:

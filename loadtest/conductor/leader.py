@@ -23,11 +23,9 @@ from loadtest.conductor.live.news import News
 from loadtest.conductor.live.standing import Standing
 from loadtest.conductor.load_run import LoadRun, asked_stage
 from loadtest.conductor.options import run_as_asked
-from loadtest.conductor.pilot import Pilot
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.ramp import ScenarioRamp
 from loadtest.conductor.roles import Role, RoleError, cast, chat_classes, host_of, pauses
-from loadtest.conductor.search_plan import plan_search
 from loadtest.origin import read_api_key, require_host_of_command
 from loadtest.records import EventKind
 from loadtest.run_folder import PlannedStage
@@ -130,6 +128,9 @@ class Leader:
             return StagedCourse(run.manifest.stages, run.manifest.stages_held)
         if has_pauses:
             raise RoleError("a search needs users who ask again at once: leave wait_time out, or give stages")
+        from loadtest.conductor.pilot import Pilot  # other loads do not wait for what a search needs
+        from loadtest.conductor.search_plan import plan_search
+
         plan = plan_search(run.scenario, run.prediction, run.manifest.users_cap)
         past = run.folder.read_search()  # there before the load only where that goes on
         return Pilot(plan, run.scenario, time.perf_counter_ns(), run.folder.write_search, past)

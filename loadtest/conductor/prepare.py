@@ -25,8 +25,6 @@ from loadtest.conductor.audit.descriptors import reserve_descriptors
 from loadtest.conductor.fitting import fitted_to
 from loadtest.conductor.plan import plan_stages
 from loadtest.conductor.pool import counted_pool, kv_pool_from_metrics
-from loadtest.conductor.search import SearchPlan
-from loadtest.conductor.search_plan import plan_search
 from loadtest.conductor.server_facts import ServedModel, ServerFacts, read_server
 from loadtest.conductor.telemetry_facts import shown_elsewhere
 from loadtest.conductor.tokenizer import Tokenizer
@@ -38,8 +36,9 @@ from loadtest.scenario import Scenario, parse_scenario, scenario_body
 from loadtest.telemetry import Telemetry
 from loadtest.textbook_facts import TextbookFacts
 
-if TYPE_CHECKING:  # numpy costs a tenth of a second
+if TYPE_CHECKING:  # numpy costs a tenth of a second, a search half of that
     from loadtest.conductor.past import Past
+    from loadtest.conductor.search import SearchPlan
 
 
 class PreflightError(PlainError):
@@ -142,10 +141,16 @@ def plan_run(request: RunRequest, key: ApiKey | None) -> PlannedRun:
         served=served,
         prediction=prediction,
         stages=plan_stages(scenario, prediction) if is_planned else (),
-        search=plan_search(scenario, prediction, request.users_cap) if searches else None,
+        search=_search(scenario, prediction, request.users_cap) if searches else None,
     )
     require_below_cap(plan.users_max, request.users_cap)
     return plan
+
+
+def _search(scenario: Scenario, prediction: Prediction | None, users_cap: int) -> SearchPlan:
+    from loadtest.conductor.search_plan import plan_search  # other loads do not wait for it
+
+    return plan_search(scenario, prediction, users_cap)
 
 
 def open_prepared(root: Path) -> PreparedRun:

@@ -24,7 +24,6 @@ from loadtest.run_folder import PlannedStage
 from loadtest.workers.desk import Desk, Script, reception
 from loadtest.workers.docket import Docket, Judgements
 from loadtest.workers.watchdog import Watchdog
-from loadtest.workload.arrivals import arrival_times_s
 from loadtest.workload.asker import open_workload
 
 SAMPLE_S = 1.0
@@ -111,6 +110,8 @@ class Station:
         elif seat.worker >= seat.workers:
             times_s = iter(())
         else:
+            from loadtest.workload.arrivals import arrival_times_s  # a closed loop does not wait for it
+
             seed = f"{scenario.seed}/{index}"
             times_s = arrival_times_s(
                 scenario.arrivals, rate_per_s, seed, seat.worker, seat.workers, scenario.trace

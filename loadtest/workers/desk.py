@@ -17,7 +17,7 @@ from estimator.errors import PlainError
 from loadtest.live_counts import LiveCounts
 from loadtest.origin import ApiKey, Origin
 from loadtest.row_file import RowWriter
-from loadtest.scenario import PATHS, Scenario
+from loadtest.scenario import PATHS, Endpoint, Scenario
 from loadtest.stream_counts import Tally
 from loadtest.workers.docket import Docket
 from loadtest.workers.schedule import Schedule
@@ -29,9 +29,9 @@ OPEN_S_MAX = 30.0
 _AS_JSON: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Script:
-    """What the users of one class ask. `name` is what Locust's tables call it."""
+    """What the users of one class ask. `name` is what Locust's tables call it. Equal to itself alone."""
 
     scenario: Scenario
     asker: Asker
@@ -82,6 +82,9 @@ class Desk:
     shown_errors: dict[str, str] = field(default_factory=dict)
     connections: set[Connection] = field(default_factory=set)
     tally: Tally = field(init=False)
+    _heads: dict[tuple[Script, Endpoint], tuple[bytes, bytes]] = field(
+        init=False, repr=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         self.tally = Tally(self.worker)
@@ -128,18 +131,28 @@ class Desk:
     def _request_bytes(self, script: Script, ask: Ask) -> bytes:
         """The whole HTTP request."""
         payload = _AS_JSON(ask.body).encode()
-        head = [
-            f"POST {self.origin.path}{PATHS[ask.endpoint]} HTTP/1.1",
+        asked = script, ask.endpoint
+        if (head := self._heads.get(asked)) is None:
+            head = self._heads[asked] = self._head(script, ask.endpoint)
+        return b"%s%d%s%s" % (head[0], len(payload), head[1], payload)
+
+    def _head(self, script: Script, endpoint: Endpoint) -> tuple[bytes, bytes]:
+        """What stands before the length of the body, and what after it."""
+        before = [
+            f"POST {self.origin.path}{PATHS[endpoint]} HTTP/1.1",
             f"Host: {self.origin.host_header}",
             "Content-Type: application/json",
             "Accept: text/event-stream",
             "Accept-Encoding: identity",
-            f"Content-Length: {len(payload)}",
+            "Content-Length: ",
+        ]
+        after = [
+            "",
             *(f"{name}: {value}" for name, value in script.scenario.extra_headers.items()),
         ]
         if self.key is not None:
-            head.append("{}: {}".format(*self.key.header()))
-        return "\r\n".join((*head, "", "")).encode("latin-1") + payload
+            after.append("{}: {}".format(*self.key.header()))
+        return "\r\n".join(before).encode("latin-1"), "\r\n".join((*after, "", "")).encode("latin-1")
 
 
 class _Reception:

@@ -218,6 +218,8 @@ def told(words: str | None, key: ApiKey | None, chars_max: int = ERROR_BYTES_MAX
 
 def plain_text(text: str) -> str:
     """A server's words made harmless for terminals, tables and files: at most ERROR_BYTES_MAX of UTF-8."""
+    if text.isascii() and text.isprintable():
+        return text[:ERROR_BYTES_MAX]
     printable = "".join(
         char if char.isprintable() else " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"
         for char in text[:ERROR_BYTES_MAX]

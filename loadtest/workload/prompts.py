@@ -55,16 +55,24 @@ def nonce(run_id: str, worker: int, seq: int, base: int) -> list[int]:
     """
     number = seq * WORKERS_MAX + worker + zlib.crc32(run_id.encode()) * WORKERS_MAX
     digits: list[int] = []
-    while base ** len(digits) < NONCE_MAX:
+    for _ in range(_nonce_digits(base)):
         number, digit = divmod(number, base)
         digits.append(digit)
+    return digits
+
+
+@lru_cache(maxsize=8)
+def _nonce_digits(base: int) -> int:
+    digits = 0
+    while base**digits < NONCE_MAX:
+        digits += 1
     return digits
 
 
 def any_of(alphabet: Sequence[Symbol], count: int, rng: random.Random) -> list[Symbol]:
     """`count` symbols at random; two random bytes choose each, which is quicker than rng.choices."""
     wheel = _wheel(alphabet)
-    return [wheel[spot] for spot in memoryview(rng.randbytes(2 * max(count, 0))).cast("H")]
+    return list(map(wheel.__getitem__, memoryview(rng.randbytes(2 * max(count, 0))).cast("H")))
 
 
 @lru_cache(maxsize=8)
@@ -140,7 +148,7 @@ def room_tokens(chat: ChatWords | None) -> int:
 
 
 def joined(words: Sequence[str]) -> str:
-    return "".join(f" {word}" for word in words)
+    return " ".join(("", *words))
 
 
 def marked_by(chat: ChatWords, run_id: str, worker: int, seq: int) -> list[str]:
