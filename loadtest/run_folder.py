@@ -222,11 +222,6 @@ class RunFolder:
     def sealed_segments(self) -> list[Path]:
         return sorted(self._records.glob(f"*{SEALED_SUFFIX}"))
 
-    @staticmethod
-    def is_being_written(text: Path) -> bool:
-        """Does the writer of this segment still live? The kernel ends its lock with it."""
-        return is_locked(text)
-
     def write_manifest(self, manifest: Manifest) -> None:
         replace_file(self._manifest_path, _to_json(manifest))
 

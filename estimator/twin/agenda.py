@@ -11,7 +11,7 @@ Entry = tuple[int, int, Request]
 
 
 class Agenda:
-    """Decoding requests by step number. Those that stop decoding need not be taken out."""
+    """Decoding requests by step number. Those that stop decoding need not be taken out of a near step."""
 
     def __init__(self) -> None:
         self._entries: defaultdict[int, list[Entry]] = defaultdict(list)
@@ -23,6 +23,15 @@ class Agenda:
 
     def put_again(self, step: int, entries: list[Entry]) -> None:
         self._entries[step] += entries
+
+    def strike(self, step: int, request: Request) -> None:
+        """`request` stops decoding before this step, which may be hours away."""
+        entry = (request.place, request.since, request)
+        entries = self._entries.get(step)
+        if entries and entry in entries:
+            entries.remove(entry)
+            if not entries:
+                del self._entries[step]
 
     def take(self, step: int) -> list[Entry]:
         """What is due in this step, in order of place, without what holds no more."""

@@ -203,8 +203,8 @@ class Streamed:
             self._choices.append(choice)
 
     def withdraw(self, gate: Gate) -> None:
-        for choice in self._choices:
-            gate.withdraw(choice.ticket)
+        while self._choices:  # they know this answer: it must not know them when it is over
+            gate.withdraw(self._choices.pop().ticket)
 
     def open(self, channel: Channel) -> None:
         """The headers are out."""

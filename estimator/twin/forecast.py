@@ -7,7 +7,7 @@ as warm-up, and the rest is measured. How long follows from the work: enough req
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from statistics import fmean
@@ -16,9 +16,10 @@ from typing import Final
 from estimator.capacity import Prediction
 from estimator.spec import Interval, Lengths, SpecError, Workload
 from estimator.twin.cost import FrontEndCost, ServerCost, scaled, step_seconds
+from estimator.twin.goals import Goal, e2e_s, judged
 from estimator.twin.limits import EngineLimits
 from estimator.twin.scheduler import SchedulerLimits
-from estimator.twin.virtual import ClosedLoop, History, RequestOutcome, closed_loop
+from estimator.twin.virtual import ClosedLoop, History, closed_loop
 
 SHARES: Final = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """Of the concurrency at which the server is full: N_saturation or its slots, whichever is less."""
@@ -33,21 +34,6 @@ STEPS_MAX: Final = 5_000
 """Measured in one level: few users, or long answers, are judged by fewer requests, by one each at least."""
 SHARES_OF_LENGTHS: Final = 64
 HOUR_S: Final = 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
-    """What a good request is: `percentile` of requests keep every limit that is set, seconds."""
-
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    e2e_s: float | None = None
-    percentile: float = 95.0
-
-    @property
-    def limits_s(self) -> dict[str, float]:
-        named = {"ttft_s": self.ttft_s, "tpot_s": self.tpot_s, "e2e_s": self.e2e_s}
-        return {name: limit for name, limit in named.items() if limit is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,9 +236,9 @@ class _Measured:
             raise SpecError("no request finished in the simulated time; shorten the answers of the scenario")
         ttft = sorted(factor * request.ttft_s for request in requests)
         tpot = sorted(factor * request.tpot_s for request in requests if request.output_tokens > 1) or [0.0]
-        within, broken = _judged(requests, goal, factor)
+        within, broken = judged(requests, goal, factor)
         # By Little's law: requests that finish in waves would be counted too often or too seldom.
-        requests_per_s = self.users / (factor * fmean(_e2e_s(request) for request in requests))
+        requests_per_s = self.users / (factor * fmean(e2e_s(request) for request in requests))
         return Seen(
             running=history.mean(lambda sample: sample.running),
             waiting=history.mean(lambda sample: sample.waiting),
@@ -269,34 +255,6 @@ class _Measured:
             requests=len(requests),
             simulated_s=span_s,
         )
-
-
-def _judged(requests: Sequence[RequestOutcome], goal: Goal, factor: float) -> tuple[float, tuple[str, ...]]:
-    """Share of requests within all limits, and the limits broken most when that is too few."""
-    allowed = round(1 - goal.percentile / 100, 9) * len(requests)
-    limits_s = goal.limits_s
-    over = {
-        name: [factor * TOOK[name](request) > limit_s for request in requests]
-        for name, limit_s in limits_s.items()
-    }
-    bad = sum(any(flags) for flags in zip(*over.values(), strict=True)) if over else 0
-    if bad <= allowed:
-        return 1 - bad / len(requests), ()
-    most = max(sum(flags) for flags in over.values())
-    broken = tuple(name for name, flags in over.items() if sum(flags) > allowed or sum(flags) == most)
-    return 1 - bad / len(requests), broken
-
-
-def _e2e_s(request: RequestOutcome) -> float:
-    return request.finish_s - request.arrival_s
-
-
-TOOK: Final[Mapping[str, Callable[[RequestOutcome], float]]] = {
-    "ttft_s": lambda request: request.ttft_s,
-    "tpot_s": lambda request: request.tpot_s,
-    "e2e_s": _e2e_s,
-}
-"""Limit of a goal -> what it is held against."""
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

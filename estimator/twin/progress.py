@@ -79,7 +79,7 @@ class Progress:
                 first.append(request)
             request.since = now
             request.known += 1
-            self._endings.put(now + request.tokens_max - request.known, request)
+            self._endings.put(_last_step(request), request)
             self.context_tokens += request.computed
             self.watch(request, request.computed)
         self.reading = [request for request in self.reading if request.since is None]
@@ -118,7 +118,14 @@ class Progress:
 
     def _freeze(self, request: Request) -> None:
         """Writes down the progress of a request that decodes no more."""
+        self._endings.strike(_last_step(request), request)
         if self.clock.started - 1 > self.clock.settled:
             self._owed.append(request)
         self.context_tokens -= request.computed_tokens
         request.known, request.computed, request.since = request.tokens, request.computed_tokens, None
+
+
+def _last_step(request: Request) -> int:
+    """The step that gives a request that decodes its last token, if nothing comes between."""
+    assert request.since is not None
+    return request.since + request.tokens_max - request.known

@@ -71,6 +71,11 @@ class Gate:
         """The rank that wins a tie; it goes round, so that the first is not preferred."""
         self._home: dict[Ticket, EngineLoop] = {}
 
+    @property
+    def under_way(self) -> int:
+        """Requests let in and not withdrawn yet: their answers are still being written."""
+        return len(self._home)
+
     def check_admission(self) -> None:
         """Raises AskError, 503, for one request more than a limit allows."""
         limits, loops = self._limits, [rank.loop for rank in self._ranks]

@@ -23,10 +23,10 @@ from estimator.twin.ask import Ask, Rules, parse_detokenize, parse_tokenize
 from estimator.twin.bodies import answer, rank_asked_for, read_json
 from estimator.twin.contents import prefix_of
 from estimator.twin.dialect import LMDEPLOY, VLLM, Dialect
-from estimator.twin.faults import HEADER, Fault, FaultPlan
+from estimator.twin.faults import Fault
 from estimator.twin.lmdeploy_ask import parse_encode
 from estimator.twin.lmdeploy_limits import limits_under_lmdeploy
-from estimator.twin.options import NO_REPLICA, ServerOptions
+from estimator.twin.options import ServerOptions
 from estimator.twin.profile import TwinProfile
 from estimator.twin.ranks import Gate, QueueLimits, Rank
 from estimator.twin.realtime import EngineLoop
@@ -35,8 +35,8 @@ from estimator.twin.scheduler import new_scheduler
 from estimator.twin.speech import Endings, Speech
 from estimator.twin.telemetry import Metrics, Telemetry
 from estimator.twin.tokens import text_of_ids
+from estimator.twin.trouble import Trouble, refuse_by
 from estimator.twin.wire import Envelope
-from estimator.units import MIB
 
 BODY_BYTES_MAX: Final = 16 * 2**20
 KEEP_ALIVE_S: Final = 5.0
@@ -72,9 +72,7 @@ class TwinServer:
             enable_prompt_tokens_details=options.enable_prompt_tokens_details,
         )
         self._endings = Endings(options.mean_output_tokens, options.seed)
-        self._plan = FaultPlan(faults=options.faults, test_mode=options.test_mode)
-        self._dead = False
-        self._leaked: list[bytes] = []
+        self._trouble = Trouble(options, self.ranks, self.metrics)
         self._started_s = time.time()
 
     def _rank(self, number: int) -> Rank:
@@ -150,8 +148,9 @@ class TwinServer:
         return scheme.lower() == "bearer" and hmac.compare_digest(shown.encode(), key.encode())
 
     async def _health(self, _: web.Request) -> web.Response:
-        body = self.dialect.health(not self._dead)
-        status = 503 if self._dead else 200
+        dead = self._trouble.engine_dead
+        body = self.dialect.health(not dead)
+        status = 503 if dead else 200
         return web.Response(status=status) if body is None else answer(body, status=status)
 
     async def _version(self, _: web.Request) -> web.Response:
@@ -159,8 +158,8 @@ class TwinServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         page_prefix = ""
-        for fault in self._due("metrics", request):
-            self._strike(fault)
+        for fault in self._trouble.due("metrics", request):
+            self._trouble.strike(fault)
             if fault.name == "slow_metrics":
                 await asyncio.sleep(fault.number)
             elif fault.name == "renamed_metrics":
@@ -194,11 +193,11 @@ class TwinServer:
         return await self._generate(request, chat=True)
 
     async def _generate(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
-        faults = self._due("generate", request)
+        faults = self._trouble.due("generate", request)
         for fault in faults:
-            self._strike(fault)
-            await _refuse_by(fault, request)
-        if self._dead:
+            self._trouble.strike(fault)
+            await refuse_by(fault, request)
+        if self._trouble.engine_dead:
             raise AskError(
                 "EngineCore encountered an issue.", param=None, status=500, kind="InternalServerError"
             )
@@ -242,48 +241,6 @@ class TwinServer:
                 early = self._endings.speech(ask, prompt_tokens)
                 return replace(early, finish_reason="stop", eos=True)
         return self._endings.speech(ask, prompt_tokens)
-
-    def _due(self, endpoint: str, request: web.Request) -> list[Fault]:
-        since_start_s = time.time() - self._started_s
-        return list(self._plan.due(endpoint, request.headers.get(HEADER), since_start_s))
-
-    def _strike(self, fault: Fault) -> None:
-        """What a fault does to the whole server."""
-        loops = [rank.loop for rank in self.ranks]
-        if fault.name == "slow_replica":
-            if len(loops) == 1:
-                raise SpecError(NO_REPLICA)
-            loops = loops[-1:]
-        for loop in loops:
-            if fault.name in ("engine_hung", "engine_dead"):
-                loop.hung = True
-            elif fault.name in ("slow_down", "slow_replica"):
-                loop.time_scale = self.options.time_scale * max(fault.number, 1e-6)
-        if fault.name == "engine_dead":
-            self._dead = True
-        elif fault.name == "counters_reset":
-            self.metrics.reset()
-        elif fault.where == "leak":
-            self._leak(fault)
-
-    def _leak(self, fault: Fault) -> None:
-        if fault.name == "leak_memory":
-            self._leaked.append(b"\1" * int(fault.number * MIB))
-            return
-        for rank in self.ranks:
-            rank.engine.pool.allocate(min(int(fault.number), rank.engine.pool.free_blocks))
-
-
-async def _refuse_by(fault: Fault, request: web.Request) -> None:
-    """Faults that come instead of an answer."""
-    if fault.name == "rate_limited":
-        raise web.HTTPTooManyRequests(headers={"Retry-After": fault.text})
-    if fault.name == "unavailable":
-        raise web.HTTPServiceUnavailable(headers={"Retry-After": fault.text})
-    if fault.name == "redirect":
-        raise web.HTTPTemporaryRedirect(fault.text.rstrip("/") + request.path_qs)
-    if fault.name == "half_open":
-        await asyncio.Event().wait()
 
 
 def runner_of(server: TwinServer) -> web.AppRunner:

@@ -12,7 +12,8 @@ from click.core import ParameterSource
 
 from estimator.spec import EngineName, Interval, SpecError
 from estimator.twin.cost import ServerCost
-from estimator.twin.forecast import Goal, forecast, mean_tokens
+from estimator.twin.forecast import forecast, mean_tokens
+from estimator.twin.goals import Goal
 from estimator.twin.profile import read_profile
 from loadtest.cli.engine_flags import catalog_names, engine_flags
 from loadtest.reporter.forecast_text import ForecastPage, forecast_dict, forecast_text

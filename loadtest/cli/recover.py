@@ -10,6 +10,7 @@ import click
 
 from loadtest.reporter.cohort import outcomes_of
 from loadtest.results import finalise
+from loadtest.row_file import is_locked
 from loadtest.run_folder import RunFolder, RunFolderError
 
 EXIT_DAMAGED = 1
@@ -26,7 +27,7 @@ def recover(run_folder: Path) -> None:
     folder = RunFolder.open(run_folder)
     rows = finalise(folder)
     damage = rows.damage
-    busy = [text for text in folder.text_segments() if folder.is_being_written(text)]
+    busy = [text for text in folder.text_segments() if is_locked(text)]
     if busy:
         raise RunFolderError(f"{busy[0]} is still being written: end the run's processes first")
     manifest = folder.read_manifest()

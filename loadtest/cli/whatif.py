@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from estimator.engine_spec import EngineSpec
 from estimator.spec import SpecError
 from estimator.twin.cost import ServerCost
-from estimator.twin.forecast import Goal
+from estimator.twin.goals import Goal
 from estimator.twin.scales import carried_over
 from estimator.twin.validated import SOURCE
 from loadtest.cli.engine_flags import engine_flags, engine_from, single

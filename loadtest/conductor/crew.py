@@ -19,6 +19,7 @@ from loadtest.conductor.live.news import News, news_of
 from loadtest.conductor.prepare import PreparedRun
 from loadtest.conductor.roles import Role
 from loadtest.records import EventKind
+from loadtest.row_file import is_locked
 from loadtest.run_folder import PlannedStage, RunFolder
 from loadtest.scenario import Limits
 from loadtest.workers.docket import Judgements, judgements_of
@@ -156,7 +157,7 @@ class Crew:
         if self._folder is None or not self._at_work or not self._at_work <= missing:
             return None
         who = f"no load process of {len(self._at_work)} has answered for {HEARTBEAT_LIVENESS} s"
-        if any(map(self._folder.is_being_written, self._folder.text_segments())):
+        if any(map(is_locked, self._folder.text_segments())):
             return Silent(
                 f"{who}, though they live: this machine was too busy to run the load generator; end what "
                 "else runs here, or give it more cores"

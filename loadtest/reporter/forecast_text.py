@@ -11,7 +11,8 @@ from typing import Any, Final
 from estimator.capacity import Prediction
 from estimator.spec import Interval
 from estimator.twin.cost import ServerCost
-from estimator.twin.forecast import Forecast, Goal, Row, Seen
+from estimator.twin.forecast import Forecast, Row, Seen
+from estimator.twin.goals import Goal
 from loadtest.reporter.estimate_text import WIDTH, lengths_text, wrapped
 
 LIMITS: Final = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "E2E"}

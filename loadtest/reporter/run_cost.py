@@ -9,7 +9,8 @@ from statistics import median
 from estimator.capacity import Prediction
 from estimator.spec import Interval
 from estimator.twin.cost import ServerCost, scaled
-from estimator.twin.forecast import Goal, Row, forecast
+from estimator.twin.forecast import Row, forecast
+from estimator.twin.goals import Goal
 from estimator.twin.scales import fit_to_levels
 from estimator.twin.scheduler import SchedulerLimits
 from estimator.twin.validated import MEASURED, Quantity

@@ -9,7 +9,8 @@ from typing import Final
 
 from estimator.spec import Interval
 from estimator.twin.cost import ServerCost
-from estimator.twin.forecast import Forecast, Goal, Row, forecast
+from estimator.twin.forecast import Forecast, Row, forecast
+from estimator.twin.goals import Goal
 from estimator.twin.prior import RANGE
 from estimator.twin.validated import MEASURED, Quantity, seen_over_foretold
 from loadtest.reporter.buffer import safe_limit

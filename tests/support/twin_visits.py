@@ -24,15 +24,21 @@ Visit = Callable[[aiohttp.ClientSession, TwinServer], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def running(server: TwinServer) -> AsyncIterator[aiohttp.ClientSession]:
+async def listening(server: TwinServer) -> AsyncIterator[int]:
+    """Its port."""
     runner = runner_of(server)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as client:
-            yield client
+        yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def running(server: TwinServer) -> AsyncIterator[aiohttp.ClientSession]:
+    async with listening(server) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+        yield client
 
 
 def visit(story: Visit, profile: TwinProfile = TINY, **options: Any) -> None:

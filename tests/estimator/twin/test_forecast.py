@@ -10,7 +10,8 @@ import pytest
 from estimator.capacity import Prediction, predict
 from estimator.spec import Lengths, Workload
 from estimator.twin.cost import FrontEndCost, ServerCost, scaled
-from estimator.twin.forecast import Forecast, Goal, Row, forecast, levels_of, mean_tokens
+from estimator.twin.forecast import Forecast, Row, forecast, levels_of, mean_tokens
+from estimator.twin.goals import Goal
 from estimator.twin.profile import TwinProfile, read_profile
 
 TINY = read_profile("tiny")
