@@ -8,6 +8,7 @@ from estimator.errors import EXIT_UNREACHABLE
 from loadtest.reporter.drift import DriftReport, drift_of
 from loadtest.reporter.drift_quantities import IDLE
 from loadtest.reporter.drift_text import hours_missing, in_words, sentence
+from loadtest.reporter.innocence import counting
 from loadtest.reporter.observation import Observation
 from loadtest.reporter.saturation import observe
 from loadtest.reporter.verdict import EXIT_CODES, EXIT_SERVER_DIED, Status
@@ -64,7 +65,9 @@ def _status(drift: DriftReport, observation: Observation, *, is_complete: bool) 
         return "FAIL", "; ".join(failed)
     if doubts := _doubts(drift, observation, is_complete=is_complete):
         return "INCONCLUSIVE", "; ".join(doubts)
-    return "PASS", f"nothing drifts over {in_words(drift.hours)} at full load"
+    return "PASS", "; ".join(
+        [f"nothing drifts over {in_words(drift.hours)} at full load", *_unjudged(observation)]
+    )
 
 
 def leaks(drift: DriftReport) -> bool:
@@ -78,10 +81,21 @@ def drifting(drift: DriftReport) -> list[str]:
 
 def _broken(observation: Observation) -> list[str]:
     """Spells of load that broke the limits, or did not hold otherwise; the first says how."""
-    broken = [stage for stage in observation.stages if not stage.held]
+    judged = counting(observation.stages)
+    broken = [stage for stage in judged if not stage.held]
     if not broken:
         return []
-    return [f"{len(broken)} of {len(observation.stages)} spells did not hold: {'; '.join(broken[0].faults)}"]
+    return [f"{len(broken)} of {len(judged)} spells did not hold: {'; '.join(broken[0].faults)}"]
+
+
+def _unjudged(observation: Observation) -> list[str]:
+    """Spells in which the load generator was at fault say nothing of the server; all of them: a void run."""
+    stages = observation.stages
+    unjudged = [stage for stage in stages if stage.client.faults]
+    if not unjudged:
+        return []
+    why = "; ".join(unjudged[0].client.faults)
+    return [f"{len(unjudged)} of {len(stages)} spells were not judged, for the load generator: {why}"]
 
 
 def _doubts(drift: DriftReport, observation: Observation, *, is_complete: bool) -> list[str]:

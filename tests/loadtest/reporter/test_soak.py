@@ -91,6 +91,19 @@ def test_requests_that_fail_fail_the_soak() -> None:
     assert "4 of 4 spells did not hold" in verdict.reason
 
 
+def test_a_spell_in_which_the_load_generator_stood_still_says_nothing_of_the_server() -> None:
+    soak = FakeSoak(
+        engine=SEEN, client={"client_loop_lag_max_s": lambda hour: 0.4 if 1 <= hour < 1.5 else 0.001}
+    )
+    slow = dataclasses.replace(soak, ttft_s=lambda hour: 9.0 if 1 <= hour < 1.1 else 0.2)
+    verdict = judged(slow)
+    assert [stage.held for stage in verdict.observation.stages] == [True, False, True, True]
+    assert (verdict.status, verdict.exit_code) == ("PASS", 0), verdict.reason
+    assert "1 of 4 spells were not judged, for the load generator: its loop ran 400 ms late" in verdict.reason
+    without = dataclasses.replace(slow, client={})
+    assert "1 of 4 spells did not hold" in judged(without).reason
+
+
 def test_throughput_that_falls_drifts_and_that_rises_does_not() -> None:
     for per_minute, status in (
         (lambda minute: 40 - minute // 12, "drifts"),
