@@ -47,7 +47,7 @@ WALL: Final = Row(
         Panel(
             title="Tokens a second",
             about="When the load rises and this does not, throughput has reached its plateau.",
-            unit="suffix: tok/s",
+            unit="count:tok/s",
             width=8,
             queries=(
                 Query(expr=q.total(q.GENERATION_TOKENS), legend="generated", colour="green"),

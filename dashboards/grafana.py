@@ -11,7 +11,8 @@ SCHEMA_VERSION: Final = 39
 COLUMNS: Final = 24
 TAG: Final = "ullage"
 DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
-PALETTE: Final = "palette-classic-by-name"
+PALETTE: Final = "palette-classic"
+"""By a line's place: its first hues differ as far as hues can. By name, two servers may get one colour."""
 SOFT_MAX: Final = {"none": 1, "percentunit": 0.1, "suffix:/s": 0.1}
 """How high an axis is at least where all is 0, by unit; Grafana would draw it to 100 of anything."""
 
