@@ -146,6 +146,8 @@ def _defaults(panel: Panel, colour: Mapping[str, Any]) -> dict[str, Any]:
     }
     if panel.decimals is not None:
         defaults["decimals"] = panel.decimals
+    elif panel.unit == "none" and panel.kind == "timeseries":
+        defaults["decimals"] = 0  # a count: no line of the grid at half a request
     if panel.min_value is not None:
         defaults["min"] = panel.min_value
     return defaults
