@@ -9,6 +9,10 @@ import pytest
 
 from estimator.capacity import KvPool, Prediction, predict
 from estimator.spec import Lengths, SpecError, Workload
+from estimator.twin.engine import Engine
+from estimator.twin.profile import read_profile
+from estimator.twin.telemetry import Metrics, Telemetry
+from estimator.twin.vllm_page import PAGE
 from loadtest.collector.engine_metrics import EngineReading, read_engine_page
 from loadtest.collector.joined import joined_readings
 from loadtest.conductor.pool import computed_pool, counted_pool, kv_pool_from_metrics
@@ -97,6 +101,15 @@ def test_an_engine_that_does_not_show_its_cache_leaves_no_pool() -> None:
 
 def test_a_cache_of_several_groups_is_not_guessed_at_either() -> None:
     assert pool_of(page_of(2).replace('kv_cache_size_tokens="16384"', 'kv_cache_size_tokens="20000"')) is None
+
+
+def test_the_pages_of_a_twin_of_two_engines_are_predicted() -> None:
+    twin = read_profile("tiny")
+    facts = [Telemetry(Engine(twin.limits), twin, PAGE, rank) for rank in range(2)]
+    page = Metrics(facts, PAGE).page()[0].decode()
+    pool = kv_pool_from_metrics(read_engine_page(page), twin.max_model_len)
+    assert pool is not None
+    assert pool.engine_blocks == (twin.num_gpu_blocks, twin.num_gpu_blocks)
 
 
 COMPUTED = KvPool(blocks=100, reserved_blocks=1, block_size_tokens=32, bytes_per_block=None, source="config")
