@@ -90,7 +90,7 @@ BOARD: Final = Board(
                 each(
                     "Preemptions",
                     "suffix:/s",
-                    "LMDeploy does not count its own.",
+                    "LMDeploy does not count its own: its servers have no line here, and the others may have other colours.",
                     summed(q.PREEMPTIONS),
                     "not counted",
                 ),
