@@ -90,7 +90,7 @@ BOARD: Final = Board(
                 each(
                     "Preemptions",
                     "suffix:/s",
-                    "LMDeploy does not count its own: its servers have no line here, and the others may have other colours.",
+                    "LMDeploy does not count its own; without its lines others may change colour.",
                     summed(q.PREEMPTIONS),
                     "not counted",
                 ),

@@ -84,7 +84,7 @@ function Marks({ children }) {
 function Stats({ panel, data, width, height }) {
   const values = getFieldDisplayValues({
     fieldConfig: { defaults: {}, overrides: [] }, reduceOptions: panel.options.reduceOptions,
-    replaceVariables: asWritten, theme, data, sparkline: true, timeZone: 'utc',
+    replaceVariables: asWritten, theme, data, sparkline: panel.options.graphMode !== 'none', timeZone: 'utc',
   });
   return <div style={{ display: 'flex' }}>{values.map((one, index) => (
     <BigValue key={index} value={one.display} sparkline={one.sparkline} width={width / values.length} height={height} theme={theme}
