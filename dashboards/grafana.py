@@ -196,7 +196,7 @@ def _stat(panel: Panel) -> dict[str, Any]:
         "fieldConfig": {"defaults": _defaults(panel, {"mode": "thresholds"}), "overrides": []},
         "options": {
             "colorMode": "value",
-            "graphMode": "none",  # a graph would lie under the number; each has a panel of its own
+            "graphMode": "none",  # a graph would lie under the number
             "justifyMode": "auto",
             "orientation": "auto",
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
