@@ -47,7 +47,7 @@ WALL: Final = Row(
         Panel(
             title="Tokens a second",
             about="When the load rises and this does not, throughput has reached its plateau.",
-            unit="suffix: tok/s",
+            unit="count:tok/s",
             width=8,
             queries=(
                 Query(expr=q.total(q.GENERATION_TOKENS), legend="generated", colour="green"),
@@ -107,8 +107,9 @@ WALL: Final = Row(
             width=8,
             queries=(
                 Query(
-                    expr=f"sum(rate(llm_loadtest_good_requests_total{{{q.MODEL}}}[$__rate_interval])) / "
-                    f"(sum({ENDED}) > 0)",
+                    # rates of counters that began at different scrapes: their quotient may be above 1
+                    expr=f"clamp_max(sum(rate(llm_loadtest_good_requests_total{{{q.MODEL}}}"
+                    f"[$__rate_interval])) / (sum({ENDED}) > 0), 1)",
                     legend="good",
                     colour="green",
                 ),

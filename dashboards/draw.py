@@ -25,6 +25,7 @@ from generate import BOARDS, FOLDER
 
 NODE_PACKAGES: Final = (
     *(f"@grafana/{name}@13.2.0" for name in ("ui", "data", "schema", "e2e-selectors", "i18n")),
+    "@fontsource/inter@5",
     *("react@19", "react-dom@19", "rxjs@7.8.1", "esbuild@0.28.2"),
 )
 SOURCE: Final = FOLDER / "pictures" / "panels.jsx"
@@ -69,7 +70,8 @@ def marks(board: Mapping[str, Any], asker: Asker, values: Mapping[str, str]) -> 
 
 def build(node_modules: Path, folder: Path) -> None:
     """panels.js and panels.css, from JSX and Grafana's packages."""
-    if not (node_modules / "@grafana" / "ui").exists():
+    wanted = (node_modules / package.rpartition("@")[0] for package in NODE_PACKAGES)
+    if not all(package.exists() for package in wanted):
         node_modules.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             ["npm", "install", "--legacy-peer-deps", "--ignore-scripts", "--no-audit", *NODE_PACKAGES],

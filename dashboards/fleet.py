@@ -90,7 +90,7 @@ BOARD: Final = Board(
                 each(
                     "Preemptions",
                     "suffix:/s",
-                    "LMDeploy does not count its own.",
+                    "LMDeploy does not count its own; without its lines others may change colour.",
                     summed(q.PREEMPTIONS),
                     "not counted",
                 ),
@@ -118,11 +118,11 @@ BOARD: Final = Board(
                     "Of the server, interpolated within its buckets.",
                     q.server_quantile(0.95, "e2e", BY),
                 ),
-                each("Generated tokens", "suffix: tok/s", "All ranks.", summed(q.GENERATION_TOKENS)),
-                each("Prompt tokens", "suffix: tok/s", "All ranks.", summed(q.PROMPT_TOKENS)),
+                each("Generated tokens", "count:tok/s", "All ranks.", summed(q.GENERATION_TOKENS)),
+                each("Prompt tokens", "count:tok/s", "All ranks.", summed(q.PROMPT_TOKENS)),
                 each(
                     "Generated tokens a running request",
-                    "suffix: tok/s",
+                    "count:tok/s",
                     "What one user gets.",
                     f"{summed(q.GENERATION_TOKENS)} / ({summed(q.RUNNING)} > 0)",
                 ),

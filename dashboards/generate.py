@@ -1,4 +1,7 @@
-"""python dashboards/generate.py: writes the boards as JSON; with --check it only says which are stale."""
+"""python dashboards/generate.py: writes the boards as JSON; with --check it only says which are stale.
+
+Boards on which two lines look alike are not written.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import capacity
 import fleet
 import gpu
 import soak
+from colours import troubles
 from grafana import board_json
 
 FOLDER: Final = Path(__file__).parent
@@ -32,6 +36,10 @@ def texts() -> Mapping[Path, str]:
 
 
 def main() -> int:
+    found = [trouble for board in BOARDS.values() for trouble in troubles(board)]
+    if found:
+        print("\n".join(found), file=sys.stderr)
+        return 1
     stale = [path for path, text in texts().items() if not path.is_file() or path.read_text("utf-8") != text]
     if "--check" in sys.argv[1:]:
         for path in stale:

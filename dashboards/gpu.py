@@ -114,7 +114,7 @@ BOARD: Final = Board(
                 Panel(
                     title="Tokens and power",
                     about="What the servers make of the power.",
-                    unit="suffix: tok/s",
+                    unit="count:tok/s",
                     queries=(
                         Query(expr=q.total(q.GENERATION_TOKENS), legend="generated", colour="green"),
                         Query(expr=f"sum({POWER})", legend="watts", colour="orange", on_right=True),

@@ -11,7 +11,8 @@ SCHEMA_VERSION: Final = 39
 COLUMNS: Final = 24
 TAG: Final = "ullage"
 DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
-PALETTE: Final = "palette-classic-by-name"
+PALETTE: Final = "palette-classic"
+"""By a line's place: its first hues differ as far as hues can. By name, two servers may get one colour."""
 SOFT_MAX: Final = {"none": 1, "percentunit": 0.1, "suffix:/s": 0.1}
 """How high an axis is at least where all is 0, by unit; Grafana would draw it to 100 of anything."""
 
@@ -145,6 +146,8 @@ def _defaults(panel: Panel, colour: Mapping[str, Any]) -> dict[str, Any]:
     }
     if panel.decimals is not None:
         defaults["decimals"] = panel.decimals
+    elif panel.unit == "none" and panel.kind == "timeseries":
+        defaults["decimals"] = 0  # a count: no line of the grid at half a request
     if panel.min_value is not None:
         defaults["min"] = panel.min_value
     return defaults
@@ -193,7 +196,7 @@ def _stat(panel: Panel) -> dict[str, Any]:
         "fieldConfig": {"defaults": _defaults(panel, {"mode": "thresholds"}), "overrides": []},
         "options": {
             "colorMode": "value",
-            "graphMode": "area",
+            "graphMode": "none",  # a graph would lie under the number
             "justifyMode": "auto",
             "orientation": "auto",
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},

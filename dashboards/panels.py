@@ -14,7 +14,7 @@ NEUTRAL: Final[tuple[Threshold, ...]] = (("blue", None),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One PromQL expression. `colour` is a named colour, which follows the theme; None: by series name."""
+    """One PromQL expression. `colour` is a named one, which follows the theme; None: by the line's place."""
 
     expr: str
     legend: str = ""

@@ -25,6 +25,9 @@ SIGNED_S: Final = 300.0
 SOAK_S: Final = 300.0
 AFTER_S: Final = 12.0
 """The rules have repeated what a load test said last."""
+TICK_S: Final = 30
+PAST_TICK_S: Final = 20
+"""A picture ends so long after a tick of its time axis, whose label would be cut off at the edge."""
 
 
 async def sign(scene: Scene) -> None:
@@ -36,6 +39,7 @@ async def sign(scene: Scene) -> None:
             raise SystemExit("nothing was signed: is the machine busy?")
         await asyncio.sleep(2.0)
     await asyncio.sleep(AFTER_S)
+    await between_ticks()
 
 
 async def soak(scene: Scene) -> None:
@@ -47,14 +51,20 @@ async def soak(scene: Scene) -> None:
     hours = str(SOAK_S / 3600)
     scene.begin_load_test(SCENARIO, "--load", "soak", "-u", str(users), "--soak-hours", hours)
     await asyncio.sleep(SOAK_S)
+    await between_ticks()
+
+
+async def between_ticks() -> None:
+    await asyncio.sleep((PAST_TICK_S - time.time()) % TICK_S)
 
 
 async def play(scene: Scene, ready: Easel) -> None:
     """Each board at the moment it is made for."""
     loading = asyncio.create_task(load(scene))
     await sign(scene)
+    now_s = time.time()
     for file in ("capacity.json", "fleet.json", "gpu.json"):
-        print(ready.picture(file, scene.prometheus, scene.began_s, time.time()))
+        print(ready.picture(file, scene.prometheus, scene.began_s, now_s))
     began_s = time.time()
     await soak(scene)
     print(ready.picture("soak.json", scene.prometheus, began_s, time.time()))

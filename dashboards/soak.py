@@ -169,7 +169,7 @@ DRIFT: Final = Row(
         ),
         Panel(
             title="Cache as the server was started",
-            about="vLLM's own settings; LMDeploy shows none.",
+            about="vLLM's own settings; LMDeploy shows none. Blocks are those of all ranks together.",
             unit="none",
             kind="table",
             width=8,

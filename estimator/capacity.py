@@ -6,6 +6,10 @@ N_saturation  mean running when the pool is full: usable blocks / mean held. Abo
 N_slots       max_num_seqs: what the scheduler admits however much memory is left.
 N_kv          the one memory allows with a promise: N_guaranteed.
 The 20% buffer is not applied here; it lives in loadtest/reporter/buffer.py alone.
+
+Several data-parallel engines have a pool and slots each. A request stays with its engine, and requests are
+taken to be spread evenly, as vLLM does by what runs and waits: the smallest engine decides N_guaranteed and
+N_sustained, all blocks together N_saturation.
 """
 
 from __future__ import annotations
@@ -43,8 +47,14 @@ class KvPool:
     """Empty: one group in which every layer keeps every token."""
     in_flight: InFlight = TWO_STEPS
     """What running steps keep from being freed; of no matter where every token is kept."""
+    engine_blocks: tuple[int, ...] = ()
+    """Of several data-parallel engines: the blocks of each; `blocks` is the smallest. Empty: one engine."""
 
     def __post_init__(self) -> None:
+        if self.engine_blocks and min(self.engine_blocks) != self.blocks:
+            raise SpecError(
+                f"the smallest of the engines has {min(self.engine_blocks)} blocks, not {self.blocks}"
+            )
         if self.block_size_tokens < 1:
             raise SpecError(f"block_size must be at least 1, got {self.block_size_tokens}")
         if self.blocks <= self.reserved_blocks:
@@ -55,7 +65,16 @@ class KvPool:
 
     @property
     def usable_blocks(self) -> int:
+        """Of one engine: the smallest."""
         return self.blocks - self.reserved_blocks
+
+    @property
+    def engines(self) -> int:
+        return len(self.engine_blocks) or 1
+
+    @property
+    def usable_blocks_of_all(self) -> int:
+        return sum(self.engine_blocks or (self.blocks,)) - self.engines * self.reserved_blocks
 
     @property
     def tables(self) -> tuple[KvGroup, ...]:
@@ -91,24 +110,25 @@ class Prediction:
 
 
 def predict(pool: KvPool, workload: Workload, *, max_model_len: int, slots: int | None) -> Prediction:
-    """Raises SpecError when the workload's longest request exceeds max_model_len."""
+    """`slots`: of one engine. Raises SpecError when the workload's longest request exceeds max_model_len."""
     if workload.longest_tokens > max_model_len:
         raise SpecError(
             f"a request of {workload.input_tokens.longest} input + {workload.output_tokens.longest} output "
             f"tokens exceeds max_model_len {max_model_len}; shorten it or raise --max-model-len"
         )
     held = held_over_life(pool.tables, workload, pool.in_flight)
-    guaranteed = held.guaranteed(pool.usable_blocks)
+    guaranteed, engines = held.guaranteed(pool.usable_blocks), pool.engines
     histogram = held_histogram(pool.tables, workload, pool.in_flight.steps)
+    free_blocks = pool.usable_blocks - held.in_flight_blocks
     return Prediction(
         pool=pool,
         workload=workload,
         held=held,
         max_model_len=max_model_len,
-        n_guaranteed=guaranteed,
-        n_sustained=n_sustained(histogram, pool.usable_blocks - held.in_flight_blocks, guaranteed),
-        n_saturation=pool.usable_blocks / held.mean_blocks,
-        n_slots=slots,
+        n_guaranteed=engines * guaranteed,
+        n_sustained=engines * n_sustained(histogram, free_blocks, guaranteed, engines),
+        n_saturation=pool.usable_blocks_of_all / held.mean_blocks,
+        n_slots=None if slots is None else engines * slots,
     )
 
 

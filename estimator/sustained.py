@@ -54,16 +54,17 @@ def held_histogram(
     return MappingProxyType({held: weight / total for held, weight in sorted(weights.items())})
 
 
-def n_sustained(histogram: Mapping[int, float], usable_blocks: int, guaranteed: int) -> int:
+def n_sustained(histogram: Mapping[int, float], usable_blocks: int, guaranteed: int, engines: int = 1) -> int:
     """Largest N whose chance of any preemption in an hour is at most 1%; never below N_guaranteed.
 
+    Of one engine; `engines` of them share the 1%.
     At a given tilt t the largest N solves log(N * moments) + N * log E[exp(t h)] - t * blocks = log(1%);
     the best tilt is found by golden section, so that each tilt is worked out once.
     """
     if usable_blocks < 1:
         return guaranteed
     blocks = usable_blocks + 1
-    budget = math.log(PREEMPTION_CHANCE_MAX * STEP_S / HOUR_S)
+    budget = math.log(PREEMPTION_CHANCE_MAX / engines * STEP_S / HOUR_S)
     largest = _highest(
         lambda tilt: _requests(_log_moment(histogram, tilt), tilt * blocks + budget), histogram
     )

@@ -3,10 +3,12 @@
 import React, { useLayoutEffect, useMemo, useRef } from 'react';
 import { createRoot } from 'react-dom/client';
 import {
-  applyFieldOverrides, cacheFieldDisplayNames, createTheme, dateTime, EventBusSrv, FieldConfigOptionsRegistry, FieldType,
+  applyFieldOverrides, createTheme, dateTime, EventBusSrv, FieldConfigOptionsRegistry, FieldType,
   formattedValueToString, getFieldDisplayValues, LoadingState, standardEditorsRegistry,
   standardFieldConfigEditorRegistry, standardTransformers, standardTransformersRegistry, transformDataFrame,
 } from '@grafana/data';
+import '@fontsource/inter/400.css';
+import '@fontsource/inter/500.css';
 import { BigValue, GlobalStyles, PanelChrome, PanelContextProvider, ThemeContext, TimeSeries } from '@grafana/ui';
 
 const { board, answers, annotations, from_s, to_s, mode } = window.BOARD;
@@ -62,9 +64,7 @@ function configured(panel, data) {
   const custom = { hideFrom: { viz: false, legend: false, tooltip: false }, pointSize: 5, scaleDistribution: { type: 'linear' } };
   const { defaults, overrides } = panel.fieldConfig;
   const fieldConfig = { defaults: { ...defaults, custom: { ...custom, ...defaults.custom } }, overrides };
-  const frames = applyFieldOverrides({ data, fieldConfig, fieldConfigRegistry, replaceVariables: asWritten, theme, timeZone: 'utc' });
-  cacheFieldDisplayNames(frames); // a line's colour comes from its name
-  return frames;
+  return applyFieldOverrides({ data, fieldConfig, fieldConfigRegistry, replaceVariables: asWritten, theme, timeZone: 'utc' });
 }
 
 function Marks({ children }) {
@@ -84,7 +84,7 @@ function Marks({ children }) {
 function Stats({ panel, data, width, height }) {
   const values = getFieldDisplayValues({
     fieldConfig: { defaults: {}, overrides: [] }, reduceOptions: panel.options.reduceOptions,
-    replaceVariables: asWritten, theme, data, sparkline: true, timeZone: 'utc',
+    replaceVariables: asWritten, theme, data, sparkline: panel.options.graphMode !== 'none', timeZone: 'utc',
   });
   return <div style={{ display: 'flex' }}>{values.map((one, index) => (
     <BigValue key={index} value={one.display} sparkline={one.sparkline} width={width / values.length} height={height} theme={theme}
@@ -144,6 +144,8 @@ function Board({ frames }) {
 }
 
 async function main() {
+  // the components measure text in this font: in another one the labels would not fit
+  await Promise.all([400, 500].map((weight) => document.fonts.load(`${weight} 12px Inter`)));
   const frames = {};
   for (const panel of board.panels.filter(({ type }) => type !== 'row')) {
     const raw = (answers[panel.id] ?? []).flatMap(panel.type === 'table' ? table : lines);

@@ -182,8 +182,11 @@ FAMILIES: Final = (
 )
 
 
-def cache_config_labels(profile: TwinProfile, engine: str) -> dict[str, str]:
-    """The labels of vllm:cache_config_info that describe this cache; values are text, as in vLLM."""
+def cache_config_labels(profile: TwinProfile, engine: str, engines: int) -> dict[str, str]:
+    """The labels of vllm:cache_config_info that describe this cache; values are text, as in vLLM.
+
+    Blocks are those of all data-parallel engines together, as vLLM shows them with each.
+    """
     headline = vllm_headline(profile.pool, profile.max_model_len)
     return {
         "block_size": str(profile.block_size),
@@ -194,7 +197,7 @@ def cache_config_labels(profile: TwinProfile, engine: str) -> dict[str, str]:
         "gpu_memory_utilization": str(profile.gpu_memory_utilization),
         "kv_cache_max_concurrency": str(headline.max_concurrency),
         "kv_cache_size_tokens": str(headline.cache_tokens),
-        "num_gpu_blocks": str(profile.num_gpu_blocks),
+        "num_gpu_blocks": str(engines * profile.num_gpu_blocks),
         "sliding_window": "None",
     }
 
@@ -209,7 +212,8 @@ def _others(metrics: Metrics) -> Iterator[Metric]:
     for reason in REJECTIONS:
         rejected.add_metric([metrics.profile.served_model_name, reason], metrics.rejections[reason])
     yield rejected
-    configs = [cache_config_labels(one.profile, one.labels["engine"]) for one in metrics.telemetries]
+    engines = len(metrics.telemetries)
+    configs = [cache_config_labels(one.profile, one.labels["engine"], engines) for one in metrics.telemetries]
     config = GaugeMetricFamily(
         "vllm:cache_config_info", "Information of the LLMEngine CacheConfig", labels=list(configs[0])
     )

@@ -24,14 +24,16 @@ class EngineReading:
     """What one page shows. `engine` is None when no line of it is vLLM's or LMDeploy's.
 
     `signals` has names and units of records.SIGNALS. `cache_config` holds the labels of vLLM's
-    cache_config_info (LMDeploy: backend_config_info) on which all engines agree, as text. `skipped_lines`
-    counts lines of known names that held no readable number.
+    cache_config_info (LMDeploy: backend_config_info) on which all engines agree, as text; num_gpu_blocks is
+    that of one engine. `engine_blocks`: of each engine, empty where one does not show its own.
+    `skipped_lines` counts lines of known names that held no readable number.
     """
 
     engine: EngineName | None = None
     signals: Mapping[str, float] = field(default_factory=dict)
     model_names: tuple[str, ...] = ()
     cache_config: Mapping[str, str] = field(default_factory=dict)
+    engine_blocks: tuple[int, ...] = ()
     skipped_lines: int = 0
 
 
@@ -120,6 +122,7 @@ PROCESS: Final[Mapping[str, Source]] = {
     "process_resident_memory_bytes": Source(names=("process_resident_memory_bytes",)),
     "process_open_fds": Source(names=("process_open_fds",)),
 }
+BLOCKS: Final = "num_gpu_blocks"
 CONFIG_INFOS: Final = {"vllm": "vllm:cache_config_info", "lmdeploy": "lmdeploy:backend_config_info"}
 """LMDeploy 0.18 declares its family and leaves it empty."""
 
@@ -182,11 +185,13 @@ def reading_of(page: Page, engine: EngineName, skipped_lines: int = 0) -> Engine
         value = _fold(source, page, ranks)
         if value is not None:
             signals[signal] = value
+    configs = _of_one_engine([series.labels for series in page.get(CONFIG_INFOS[engine]) or ()])
     return EngineReading(
         engine=engine,
         signals=signals,
         model_names=tuple(dict.fromkeys(s.labels["model_name"] for s in own if s.labels.get("model_name"))),
-        cache_config=agreed([series.labels for series in page.get(CONFIG_INFOS[engine]) or ()]),
+        cache_config=agreed(configs),
+        engine_blocks=_blocks(configs, engines=len(ranks) or 1),
         skipped_lines=skipped_lines,
     )
 
@@ -275,6 +280,25 @@ def _covers(family: Sequence[Series], ranks: frozenset[str]) -> bool:
 def _counts(series: Series, source: Source) -> bool:
     reason = series.labels.get("finished_reason")
     return source.reasons is None or reason is None or reason in source.reasons
+
+
+def _of_one_engine(configs: Sequence[Labels]) -> Sequence[Labels]:
+    """The configuration of each engine, with the blocks that it has itself.
+
+    vLLM adds up the blocks of its data-parallel engines and shows the sum beside each (0.32, core_client.py
+    _apply_ready_response). Lines of one page that differ are not of one vLLM, and stand as they are.
+    """
+    shown = {config.get(BLOCKS, "") for config in configs}
+    total = next(iter(shown)) if len(shown) == 1 else ""
+    if not (total.isascii() and total.isdigit()):
+        return configs
+    return [{**config, BLOCKS: str(int(total) // len(configs))} for config in configs]
+
+
+def _blocks(configs: Sequence[Labels], engines: int) -> tuple[int, ...]:
+    shown = [config.get(BLOCKS, "") for config in configs]
+    is_whole = len(shown) == engines and all(text.isascii() and text.isdigit() for text in shown)
+    return tuple(map(int, shown)) if is_whole else ()
 
 
 def agreed(configs: Sequence[Labels]) -> Labels:

@@ -41,8 +41,15 @@ def joined_readings(readings: Sequence[EngineReading]) -> EngineReading:
         signals=joined_signals([dict(reading.signals) for reading in readings]),
         model_names=tuple(names),
         cache_config=agreed([reading.cache_config for reading in readings]),
+        engine_blocks=_blocks_of_all(readings),
         skipped_lines=sum(reading.skipped_lines for reading in readings),
     )
+
+
+def _blocks_of_all(readings: Sequence[EngineReading]) -> tuple[int, ...]:
+    if not all(reading.engine_blocks for reading in readings):
+        return ()
+    return tuple(blocks for reading in readings for blocks in reading.engine_blocks)
 
 
 def joined_looks(looks: Sequence[Sample]) -> list[Sample]:

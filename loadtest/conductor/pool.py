@@ -16,12 +16,11 @@ def kv_pool_from_metrics(reading: EngineReading, max_model_len: int | None) -> K
     Models with sliding windows or recurrent state have several groups of blocks, and `block_size` is then
     only the smallest of them: multiplying it would be a wrong number. Where the server shows its own
     kv_cache_size_tokens, it must agree with a single group (vLLM 0.32); older servers show none.
+    Data-parallel engines have a pool each.
     """
-    if reading.signals.get("engines", 1) > 1:  # each data-parallel rank has a pool of its own
-        return None
-    blocks = _count(reading.cache_config, "num_gpu_blocks")
     block_size = _count(reading.cache_config, "block_size")
-    if blocks is None or block_size is None or blocks <= NULL_BLOCKS:
+    blocks = min(reading.engine_blocks, default=0)
+    if block_size is None or blocks <= NULL_BLOCKS:
         return None
     pool = KvPool(
         blocks=blocks,
@@ -29,6 +28,7 @@ def kv_pool_from_metrics(reading: EngineReading, max_model_len: int | None) -> K
         block_size_tokens=block_size,
         bytes_per_block=None,
         source="metrics",
+        engine_blocks=_several(reading.engine_blocks),
     )
     shown_tokens = _count(reading.cache_config, "kv_cache_size_tokens")
     if shown_tokens is not None and max_model_len is not None:
@@ -44,12 +44,20 @@ def counted_pool(reading: EngineReading, computed: KvPool) -> KvPool | None:
     For models of several cache groups: how blocks are used follows from the model, how many there are only
     the server knows.
     """
-    if reading.signals.get("engines", 1) > 1:
+    blocks = min(reading.engine_blocks, default=0)
+    if blocks <= computed.reserved_blocks:
         return None
-    blocks = _count(reading.cache_config, "num_gpu_blocks")
-    if blocks is None or blocks <= computed.reserved_blocks:
-        return None
-    return replace(computed, blocks=blocks, source="metrics")
+    return replace(computed, blocks=blocks, engine_blocks=_several(reading.engine_blocks), source="metrics")
+
+
+def computed_pool(reading: EngineReading, computed: KvPool) -> KvPool:
+    """The computed pool, once for each engine that the server shows to have."""
+    engines = round(reading.signals.get("engines", 1))
+    return replace(computed, engine_blocks=_several((computed.blocks,) * engines))
+
+
+def _several(engine_blocks: tuple[int, ...]) -> tuple[int, ...]:
+    return engine_blocks if len(engine_blocks) > 1 else ()
 
 
 def _count(labels: Mapping[str, str], name: str) -> int | None:

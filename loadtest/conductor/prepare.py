@@ -24,7 +24,7 @@ from loadtest.audit import Check, exit_code
 from loadtest.conductor.audit.descriptors import reserve_descriptors
 from loadtest.conductor.fitting import fitted_to
 from loadtest.conductor.plan import plan_stages
-from loadtest.conductor.pool import counted_pool, kv_pool_from_metrics
+from loadtest.conductor.pool import computed_pool, counted_pool, kv_pool_from_metrics
 from loadtest.conductor.server_facts import ServedModel, ServerFacts, read_server
 from loadtest.conductor.telemetry_facts import shown_elsewhere
 from loadtest.conductor.tokenizer import Tokenizer
@@ -198,7 +198,7 @@ def _prediction(request: RunRequest, facts: ServerFacts, served: ServedModel) ->
     shown = kv_pool_from_metrics(facts.reading, max_model_len) if facts.reading else None
     _require_same_pool(shown, request.pool)
     if shown is None and facts.reading is not None and request.pool is not None:
-        shown = counted_pool(facts.reading, request.pool)
+        shown = counted_pool(facts.reading, request.pool) or computed_pool(facts.reading, request.pool)
     pool = shown or request.pool
     if pool is None:
         return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Protocol
 
 from estimator.spec import EngineName
@@ -29,30 +30,39 @@ class Tokenizer:
 
     vLLM: /tokenize. LMDeploy: /v1/encode for a text, and for messages the usage of an answer of one token;
     its /v1/encode puts a lone prompt into its chat template by another way than a chat request goes.
+    What was counted is not asked again: one word may be an answer of LMDeploy's engine.
     """
 
     origin: Origin
     key: ApiKey | None
     model: str
     engine: EngineName
+    _counted: dict[bytes, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Counts by the hash of their question."""
 
     def counter(self, tools: Sequence[Mapping[str, Any]] = ()) -> Tokenize:
         """Counts texts and messages; ServerError where the server does not."""
 
         def tokenize(prompt: str | Messages) -> int:
             path, body, fields = _question(self.model, self.engine, prompt, tools)
-            answer = ask(self.origin, path, self.key, body=body)
-            try:
-                count: Any = json.loads(answer.body)
-                for field in fields:
-                    count = count[field]
-            except (ValueError, KeyError, TypeError) as error:
-                raise _no_tokens(self.origin, path, answer) from error
-            if answer.status != 200 or type(count) is not int:
-                raise _no_tokens(self.origin, path, answer)
-            return count
+            question = sha256(json.dumps([path, body]).encode()).digest()
+            if question not in self._counted:
+                self._counted[question] = self._asked(path, body, fields)
+            return self._counted[question]
 
         return tokenize
+
+    def _asked(self, path: str, body: Mapping[str, Any], fields: Sequence[str]) -> int:
+        answer = ask(self.origin, path, self.key, body=body)
+        try:
+            count: Any = json.loads(answer.body)
+            for field_name in fields:
+                count = count[field_name]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _no_tokens(self.origin, path, answer) from error
+        if answer.status != 200 or type(count) is not int:
+            raise _no_tokens(self.origin, path, answer)
+        return count
 
 
 def _question(

@@ -37,7 +37,9 @@ def held_check(prediction: Prediction | None, observation: Observation) -> HeldC
     return HeldCheck(
         users=fullest.users,
         predicted_blocks=prediction.held.mean_blocks,
-        observed_blocks=fullest.kv_usage_mean_ratio * prediction.pool.usable_blocks / fullest.running_mean,
+        observed_blocks=fullest.kv_usage_mean_ratio
+        * prediction.pool.usable_blocks_of_all
+        / fullest.running_mean,
         predicted_running=min(prediction.n_saturation, float(fullest.users)),
         observed_running=fullest.running_mean,
         prefix_hit_ratio=fullest.prefix_hit_ratio,

@@ -138,7 +138,7 @@ def _kv(axes: Axes, verdict: Verdict) -> None:
     _stage_bands(axes, observation)
     axes.plot(*_points(observation.kv_usage), color=BLUE, linewidth=1.5, label="observed")
     if prediction is not None:
-        usable, held = prediction.pool.usable_blocks, prediction.held.mean_blocks
+        usable, held = prediction.pool.usable_blocks_of_all, prediction.held.mean_blocks
         for window in observation.windows:
             share = min(1.0, window.users * held / usable)
             span = [(ns - observation.start_ns) / 1e9 for ns in (window.start_ns, window.end_ns)]

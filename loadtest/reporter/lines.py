@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from estimator.capacity import Prediction
+from estimator.capacity import KvPool, Prediction
 from loadtest.reporter.observation import ClientHealth, Observation
 from loadtest.reporter.plain import one_line
 from loadtest.reporter.searched import bracket_text
@@ -33,9 +33,21 @@ def of_prediction(prediction: Prediction | None) -> str:
     slots = "" if prediction.n_slots is None else f" · {prediction.n_slots} slots"
     return (
         f"{prediction.n_guaranteed} guaranteed · {prediction.n_saturation:.1f} at saturation{slots}   "
-        f"({pool.usable_blocks:,} blocks of {pool.block_size_tokens} tokens; "
+        f"({_engines(pool)}{_blocks(pool)} blocks of {pool.block_size_tokens} tokens; "
         f"a request holds {held.start_blocks} to {held.longest_blocks})"
     )
+
+
+def _engines(pool: KvPool) -> str:
+    return f"{pool.engines} engines, loaded alike: each " if pool.engines > 1 else ""
+
+
+def _blocks(pool: KvPool) -> str:
+    smallest, largest = (
+        pool.usable_blocks,
+        max(pool.engine_blocks, default=pool.blocks) - pool.reserved_blocks,
+    )
+    return f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
 
 
 def observed(observation: Observation) -> str:

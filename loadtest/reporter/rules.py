@@ -120,10 +120,12 @@ def _head(verdict: Verdict, manifest: Manifest) -> str:
     """What to set, so that the alerts stay silent."""
     slots = min(n for n in (verdict.n_kv, verdict.n_max) if n is not None)
     flag = ENGINES[manifest.engine].slots_flag
+    engines = 1 if verdict.prediction is None else verdict.prediction.pool.engines
+    share = f"; for each of {engines} engines" if engines > 1 else "; divide by data-parallel ranks"
     return (
         f"# {one_line(manifest.model)}: {verdict.n_safe} parallel requests, signed by {manifest.run_id}.\n"
         f"# Gateway: let at most {verdict.n_safe} requests at once through to one server.\n"
-        f"# Server: {flag} {slots} (what held and what memory guarantees; divide by data-parallel ranks).\n"
+        f"# Server: {flag} {slots // engines} (what held and what memory guarantees{share}).\n"
     )
 
 

@@ -8,7 +8,7 @@ inputs nobody knows is left out, and what no step explains is a term of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Final, Literal
@@ -55,12 +55,14 @@ def waterfall_of(verdict: Verdict, facts: TextbookFacts | None = None) -> Waterf
     prediction, observation = verdict.prediction, verdict.observation
     if prediction is None or not observation.stages or observation.wall.name == "invalid":
         return None
-    at_max = at_max_model_len(prediction)
+    at_max, engines = at_max_model_len(prediction), prediction.pool.engines
     if facts is None:
         first = Step(name="blocks", level=at_max, figure=pool_figure(prediction), sentence="")
         steps = [*length_steps(prediction)]
     else:
-        first, *steps = [*textbook_steps(facts, prediction, at_max), *length_steps(prediction)]
+        of_one = textbook_steps(facts, prediction, at_max / engines)
+        first, *steps = (replace(step, level=engines * step.level) for step in of_one)
+        steps += length_steps(prediction)
     steps += observed_steps(prediction, observation, steps[-1].level)
     return fold(
         first,

@@ -53,19 +53,20 @@ class Step:
 def at_max_model_len(prediction: Prediction) -> Fraction:
     pool, longest = prediction.pool, max(prediction.max_model_len, 2)
     held = held_over_life(pool.tables, Workload.constant(longest - 1, 1), pool.in_flight)
-    return Fraction(held.guaranteed(pool.usable_blocks))
+    return Fraction(pool.engines * held.guaranteed(pool.usable_blocks))
 
 
 def pool_figure(prediction: Prediction) -> str:
     pool = prediction.pool
+    each = f"{pool.engines} engines, each of " if pool.engines > 1 else ""
     return (
-        f"{pool.usable_blocks:,} blocks of {pool.block_size_tokens} tokens, every request at max_model_len "
-        f"{prediction.max_model_len:,}"
+        f"{each}{pool.usable_blocks:,} blocks of {pool.block_size_tokens} tokens, every request at "
+        f"max_model_len {prediction.max_model_len:,}"
     )
 
 
 def textbook_steps(facts: TextbookFacts, prediction: Prediction, at_max: Fraction) -> Iterator[Step]:
-    """The textbook as it is worked out by hand, then in bytes, then with what the engine really has."""
+    """The textbook as it is worked out by hand, then in bytes, then with what one engine really has."""
     weights = facts.weights_bytes + facts.overhead_bytes
     free_mixed = max(Fraction(0), Fraction(facts.gpu_memory_bytes, GIB) - Fraction(weights, GB))
     each_mixed = Fraction(facts.growing_bytes, 10**6)
@@ -151,7 +152,7 @@ def _held_steps(prediction: Prediction, observation: Observation, level: Fractio
     check = held_check(prediction, observation)
     if check is None or check.observed_blocks <= 0:
         return
-    usable, predicted = Fraction(prediction.pool.usable_blocks), Fraction(prediction.held.mean_blocks)
+    usable, predicted = Fraction(prediction.pool.usable_blocks_of_all), Fraction(prediction.held.mean_blocks)
     hit_ratio = check.prefix_hit_ratio
     if hit_ratio is not None:
         saved = _saved_blocks(prediction, check, hit_ratio)

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from load_processes import twin
 from locust_process import run_of, start_locust
 from otlp_receiver import Received, attributes, receiver
+
+from loadtest.collector.otlp import session_without_redirects
 
 SCENARIO = """
 name: sent
@@ -79,6 +82,26 @@ def test_without_an_interval_a_run_that_is_over_still_sends_once_under_our_name(
         run(tmp_path, host, received, OTEL_METRIC_EXPORT_INTERVAL="")
     assert len(received.exports) == 1
     assert received.resource()["service.name"] == "ullage"
+
+
+def test_a_redirect_is_not_followed(tmp_path: Path, host: str) -> None:
+    with receiver() as other, receiver(sends_to=other.url) as received:
+        told = run(tmp_path, host, received, OTEL_METRIC_EXPORT_INTERVAL="")
+    assert len(received.exports) == 1
+    assert (other.exports, other.headers) == ([], [])
+    assert "307" in told or "redirect" in told
+    assert run_of(tmp_path)[0].read_manifest().state == "complete"
+
+
+@pytest.mark.parametrize("status", [302, 307, 308])
+def test_no_session_of_the_exporter_goes_where_it_is_sent(status: int) -> None:
+    """An older exporter leaves it to the session."""
+    with receiver() as other, receiver(sends_to=other.url, status=status) as received:
+        session = session_without_redirects()
+        with pytest.raises(requests.TooManyRedirects):
+            session.post(received.url, data=b"", headers={"authorization": "Bearer canary"}, timeout=10)
+        session.close()
+    assert other.headers == []
 
 
 def test_a_receiver_that_is_not_there_costs_a_run_nothing(tmp_path: Path, host: str) -> None:

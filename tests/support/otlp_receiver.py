@@ -35,7 +35,8 @@ def attributes(pairs: Iterator[KeyValue]) -> dict[str, str]:
 
 
 @contextmanager
-def receiver() -> Iterator[Received]:
+def receiver(sends_to: str | None = None, status: int = 307) -> Iterator[Received]:
+    """`sends_to`: an address that everything is redirected to."""
     received = Received()
 
     class Handler(BaseHTTPRequestHandler):
@@ -44,7 +45,9 @@ def receiver() -> Iterator[Received]:
             received.headers.append(dict(self.headers))
             received.paths.add(self.path)
             received.exports.append(ExportMetricsServiceRequest.FromString(body))
-            self.send_response(200)
+            self.send_response(200 if sends_to is None else status)
+            if sends_to is not None:
+                self.send_header("Location", sends_to + self.path)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -132,7 +132,7 @@ def predicted_limit(prediction: Prediction) -> int:
 
 def predicted_kv_ratio(prediction: Prediction, users: int) -> float:
     """Mean share of the KV cache that so many requests hold."""
-    return min(1.0, users * prediction.held.mean_blocks / prediction.pool.usable_blocks)
+    return min(1.0, users * prediction.held.mean_blocks / prediction.pool.usable_blocks_of_all)
 
 
 def _preempted(before: Sample | None, sample: Sample) -> float | None:

@@ -185,6 +185,8 @@ def test_a_page_of_several_engines_has_each_family_once_and_a_sample_for_each() 
     assert [value(found, ttft, f"{ttft}_count", engine=str(rank)) for rank in range(3)] == [0.0, 1.0, 0.0]
     assert [sample.labels["engine"] for sample in found["vllm:cache_config_info"].samples] == ["0", "1", "2"]
     assert page.count(f"# TYPE {ttft} ") == 1
+    shown = {sample.labels["num_gpu_blocks"] for sample in found["vllm:cache_config_info"].samples}
+    assert shown == {str(3 * TINY.num_gpu_blocks)}, "vLLM shows the sum beside each"
 
 
 def test_an_odd_model_name_can_be_read_from_the_page() -> None:

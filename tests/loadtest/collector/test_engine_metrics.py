@@ -111,7 +111,15 @@ def test_several_engines_are_summed_and_the_fullest_cache_is_named() -> None:
 
 
 def test_of_several_engines_only_the_cache_settings_they_share_are_shown() -> None:
-    assert read_engine_page(TWO_ENGINES).cache_config == {"block_size": "16"}
+    page = TWO_ENGINES.replace('engine="1",num_gpu_blocks="1998"', 'engine="1",num_gpu_blocks="900"')
+    assert read_engine_page(page).cache_config == {"block_size": "16"}
+    assert read_engine_page(page).engine_blocks == (1998, 900)
+
+
+def test_vllm_shows_the_blocks_of_all_engines_beside_each() -> None:
+    reading = read_engine_page(TWO_ENGINES)
+    assert reading.cache_config == {"block_size": "16", "num_gpu_blocks": "999"}
+    assert reading.engine_blocks == (999, 999)
 
 
 def test_a_sum_that_lacks_one_engine_is_absent() -> None:
