@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from loadtest.collector.engine_metrics import UNREADABLE, Page, parse_series
 from loadtest.collector.gpu import GpuLook
+from loadtest.collector.series import UNREADABLE, Page, parse_series
 
 Labels = Mapping[str, str]
 MIB: Final = 2.0**20

@@ -14,8 +14,9 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from estimator.spec import EngineName
-from loadtest.collector.engine_metrics import EngineReading, Series, names_of, number_of, reading_of
+from loadtest.collector.engine_metrics import EngineReading, names_of, reading_of
 from loadtest.collector.joined import joined_looks
+from loadtest.collector.series import Series, number_of
 from loadtest.records import Sample
 
 RUNNING: Final[Mapping[EngineName, str]] = {
