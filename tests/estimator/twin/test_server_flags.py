@@ -67,7 +67,7 @@ def test_ranks_share_the_load_and_show_it_by_engine() -> None:
         for engine in range(4):
             labels = f'{{engine="{engine}",model_name="tiny"}}'
             assert f"vllm:generation_tokens_total{labels} 60.0" in page
-            assert f'num_gpu_blocks="{TINY.num_gpu_blocks}"' in page
+            assert f'num_gpu_blocks="{4 * TINY.num_gpu_blocks}"' in page  # vLLM shows the sum beside each
         assert page.count("# TYPE vllm:generation_tokens_total counter") == 1
         assert len({id(rank.engine.pool) for rank in server.ranks}) == 4
 
