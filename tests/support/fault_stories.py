@@ -76,10 +76,10 @@ def engine_dies(home: Path) -> Outcome:
 
 
 def engine_hangs(home: Path) -> Outcome:
-    """/metrics and new connections go on, tokens do not."""
+    """/metrics and new connections go on, tokens do not: neither of what has begun, nor of what comes."""
     half = (STREAM_HEAD + events('{"choices":[{"index":0,"text":"a","finish_reason":null}]}'), Hang())
     limits = {"first_token_s": 1.0, "between_tokens_s": 1.0}
-    with server_of(*[good()] * 60, half, metrics=(ALL_IS_WELL,)) as (_, host):
+    with server_of(*[good()] * 60, *[half] * 4, (Hang(),), metrics=(ALL_IS_WELL,)) as (_, host):
         return sign_off(home, host, timeouts=limits, stages=[{"users": 4, "hold_s": 45}])
 
 
