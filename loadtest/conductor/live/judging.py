@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def judge_in_thread(folder: RunFolder, judged: Callable[[Verdict], None]) -> None:
-    """Returns at once; `judged` is called in the loop. Where the rows cannot be read, it never is."""
+    """Returns at once; `judged` is called in the loop. Where the rows cannot be read, it never is.
+
+    Nor for a soak: what it holds is no limit that was found, and its report says what drifts.
+    """
+    if folder.read_manifest().is_soak:
+        return
     from loadtest.reporter.report import judge_run  # heavy, and a thread of gevent must not import
 
     def judge() -> None:

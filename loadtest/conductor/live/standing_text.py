@@ -23,6 +23,7 @@ LEVEL_COLUMNS: Final = (
     "stage", "label", "users", "judged_s", "requests", "succeeded", "good", "ttft_mean_s", "tpot_mean_s",
     "e2e_mean_s", "kv_max_ratio", "preemptions", "faults",
 )  # fmt: skip
+VERDICT_FOLLOWS: Final = "when the load has ended, reload this page for the verdict of the rows"
 TIMES: Final[tuple[tuple[Timing, str], ...]] = (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2e", "End to end"))
 
 
@@ -92,7 +93,9 @@ def _verdict_so_far(standing: Standing) -> Row:
     held = [one for one in standing.levels if one.is_settled]
     if not held:
         return ("Verdict so far", "none yet", "no level has settled")
-    why = "no wall so far; when the load has ended, reload this page for the verdict of the rows"
+    assert standing.run is not None
+    ends = "what drifts is told by its report" if standing.run.run.manifest.is_soak else VERDICT_FOLLOWS
+    why = f"no wall so far; {ends}"
     return ("Verdict so far", f"{MARKS[True]} {max(map(_users, held))} users hold", why)
 
 

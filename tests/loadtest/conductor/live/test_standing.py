@@ -12,6 +12,7 @@ from replay import Replay
 from loadtest.conductor.live.holding import faults
 from loadtest.conductor.live.news import news_of
 from loadtest.conductor.live.standing_text import LEVEL_COLUMNS, capacity_rows, level_rows
+from loadtest.run_folder import PlannedStage
 from loadtest.scenario import Limits
 
 GOOD = FakeStage(users=20)
@@ -27,6 +28,11 @@ RUNS = {
 
 def rows_of(replay: Replay) -> dict[str, tuple[str, str]]:
     return {what: (figure, why) for what, figure, why in capacity_rows(replay.standing)}
+
+
+def rows_of_played(replay: Replay) -> dict[str, tuple[str, str]]:
+    replay.play()
+    return rows_of(replay)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -90,6 +96,20 @@ def test_when_the_rows_are_judged_the_verdict_is_theirs(tmp_path: Path) -> None:
     assert figures is not None
     assert figures.gauges["safe_limit_concurrency"] == verdict.n_safe
     assert figures.gauges["observed_max_concurrency"] == 30
+
+
+def test_a_soak_promises_no_verdict_on_this_page(tmp_path: Path) -> None:
+    replay = Replay(FakeRun(stages=(GOOD, FakeStage(users=30))), tmp_path)
+    assert "reload this page" in rows_of_played(replay)["Verdict so far"][1]
+    run = replay.standing.run
+    assert run is not None
+    dip = PlannedStage(index=1, label="", users=0, hold_s=60.0, settle_s=0.0, spawn_rate_per_s=1.0)
+    manifest = dataclasses.replace(run.run.manifest, stages=(dip,))
+    run.run = dataclasses.replace(run.run, manifest=manifest)
+    assert rows_of(replay)["Verdict so far"] == (
+        "✓ 30 users hold",
+        "no wall so far; what drifts is told by its report",
+    )
 
 
 def test_what_failed_signs_no_limit(tmp_path: Path) -> None:
