@@ -77,11 +77,16 @@ def forecast(case: Case, model: Path, cost: ServerCost) -> Figures:
 
 
 def figures(history: History) -> Figures:
-    """Means over the whole window, its idle moments included, as gauges are read."""
+    """Means over the whole window, its idle moments included, as gauges are read.
+
+    vLLM sets them when a step has ended and its finished requests have gone (0.32, update_from_output of
+    Scheduler: first remove_all, then make_stats), while a step of the twin counts those that run in it.
+    """
     steps, requests, window_s = history.steps, history.requests, MEASURE_S
+    finished_a_step = len(requests) / len(steps)
     decodes = [request for request in requests if request.output_tokens > 1]
     return Figures(
-        running=sum(step.running * step.duration_s for step in steps) / window_s,
+        running=sum(step.running * step.duration_s for step in steps) / window_s - finished_a_step,
         waiting=sum(step.waiting * step.duration_s for step in steps) / window_s,
         kv_usage=sum(step.kv_usage * step.duration_s for step in steps) / window_s,
         preemptions_per_request=history.preemptions / len(requests),
