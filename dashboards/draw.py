@@ -99,6 +99,8 @@ def draw(page: Path, picture: Path, height: int) -> None:
         check=True,
         stderr=subprocess.DEVNULL,
     )
+    if not picture.is_file():  # the browser says nothing of a folder it cannot write to
+        raise SystemExit(f"{picture} was not drawn: is its folder writable?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,7 @@ class Easel:
 
 @contextmanager
 def easel(args: argparse.Namespace) -> Iterator[Easel]:
+    args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         build(args.node_modules, Path(name))
         yield Easel(folder=Path(name), out=args.out.resolve(), mode=args.mode)
