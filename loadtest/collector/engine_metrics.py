@@ -211,17 +211,22 @@ def _of_one_engine(configs: Sequence[Labels]) -> Sequence[Labels]:
     vLLM adds up the blocks of its data-parallel engines and shows the sum beside each (0.32, core_client.py
     _apply_ready_response). Lines of one page that differ are not of one vLLM, and stand as they are.
     """
-    shown = {config.get(BLOCKS, "") for config in configs}
-    total = next(iter(shown)) if len(shown) == 1 else ""
-    if not (total.isascii() and total.isdigit()):
+    shown = {config.get(BLOCKS) for config in configs}
+    total = count_of(configs[0], BLOCKS) if len(shown) == 1 else None
+    if total is None:
         return configs
-    return [{**config, BLOCKS: str(int(total) // len(configs))} for config in configs]
+    return [{**config, BLOCKS: str(total // len(configs))} for config in configs]
 
 
 def _blocks(configs: Sequence[Labels], engines: int) -> tuple[int, ...]:
-    shown = [config.get(BLOCKS, "") for config in configs]
-    is_whole = len(shown) == engines and all(text.isascii() and text.isdigit() for text in shown)
-    return tuple(map(int, shown)) if is_whole else ()
+    known = [blocks for config in configs if (blocks := count_of(config, BLOCKS)) is not None]
+    return tuple(known) if len(known) == len(configs) == engines else ()
+
+
+def count_of(labels: Labels, name: str) -> int | None:
+    """None where the label is missing, or is no count ("None")."""
+    text = labels.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def agreed(configs: Sequence[Labels]) -> Labels:

@@ -13,7 +13,6 @@ from typing import Final
 from loadtest.collector.gpu import GpuLook
 from loadtest.collector.series import UNREADABLE, Page, parse_series
 
-Labels = Mapping[str, str]
 MIB: Final = 2.0**20
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from estimator.capacity import KvPool, vllm_headline
 from estimator.kv_group import NULL_BLOCKS
-from loadtest.collector.engine_metrics import EngineReading
+from loadtest.collector.engine_metrics import EngineReading, count_of
 
 
 def kv_pool_from_metrics(reading: EngineReading, max_model_len: int | None) -> KvPool | None:
@@ -18,7 +17,7 @@ def kv_pool_from_metrics(reading: EngineReading, max_model_len: int | None) -> K
     kv_cache_size_tokens, it must agree with a single group (vLLM 0.32); older servers show none.
     Data-parallel engines have a pool each.
     """
-    block_size = _count(reading.cache_config, "block_size")
+    block_size = count_of(reading.cache_config, "block_size")
     blocks = min(reading.engine_blocks, default=0)
     if block_size is None or blocks <= NULL_BLOCKS:
         return None
@@ -30,7 +29,7 @@ def kv_pool_from_metrics(reading: EngineReading, max_model_len: int | None) -> K
         source="metrics",
         engine_blocks=_several(reading.engine_blocks),
     )
-    shown_tokens = _count(reading.cache_config, "kv_cache_size_tokens")
+    shown_tokens = count_of(reading.cache_config, "kv_cache_size_tokens")
     if shown_tokens is not None and max_model_len is not None:
         one_group = vllm_headline(pool, max_model_len)
         if one_group.cache_tokens != shown_tokens:
@@ -58,8 +57,3 @@ def computed_pool(reading: EngineReading, computed: KvPool) -> KvPool:
 
 def _several(engine_blocks: tuple[int, ...]) -> tuple[int, ...]:
     return engine_blocks if len(engine_blocks) > 1 else ()
-
-
-def _count(labels: Mapping[str, str], name: str) -> int | None:
-    text = labels.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() else None

@@ -77,7 +77,7 @@ def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Quest
     return ClientHealth(
         send_lateness_p99_s=lateness_s,
         loop_lag_s=lag_s,
-        cpu_max_ratio=_worst(inside, "client_cpu_ratio"),
+        cpu_max_ratio=max(map(max, cpus), default=None),
         gc_pause_s=gc_pause_s,
         gc_total_s=_worst(inside, "client_gc_total_s"),
         parked_ratio=median(parked) if parked else None,
