@@ -1,4 +1,4 @@
-"""A loopback server whose every page is made by the test, and what it was asked with."""
+"""Loopback servers whose every answer is made by the test, and what they were asked with."""
 
 from __future__ import annotations
 
@@ -27,11 +27,18 @@ def serving_paths(body_of: Callable[[str], bytes]) -> Iterator[tuple[str, Asked]
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with handled_by(Handler) as url:
+        yield url, asked
+
+
+@contextmanager
+def handled_by(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The URL of a loopback server that answers by this class, while the context lasts."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from pages_served import handled_by
 
 from estimator.spec import Lengths
 from loadtest.access import USERS_CAP
@@ -66,15 +66,8 @@ def serving(pages: Mapping[str, Page]) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", keys
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with handled_by(Handler) as url:
+        yield url, keys
 
 
 def a_scenario(output_tokens: int = 256, *, stage: Stage | None = None) -> Scenario:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from pages_served import handled_by
 
 from estimator.spec import EngineName
 from loadtest.conductor.server_facts import ServerError
@@ -37,14 +37,8 @@ def counting(status: int = 200) -> Iterator[tuple[str, list[bytes]]]:
         def log_message(self, *_: object) -> None:
             return
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with handled_by(Handler) as url:
+        yield url, asked
 
 
 def tokenizer(url: str, engine: EngineName) -> Tokenizer:
