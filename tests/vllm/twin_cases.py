@@ -73,7 +73,7 @@ EVEN: Final = Workload(input_tokens=constant(256), output_tokens=constant(256))
 SHORT: Final = Workload(input_tokens=constant(128), output_tokens=constant(128))
 MIXED: Final = Workload(input_tokens=uniform(64, 512), output_tokens=uniform(32, 384))
 READING: Final = Workload(input_tokens=constant(1024), output_tokens=constant(16))
-TALK: Final = Workload(input_tokens=constant(576), output_tokens=constant(128))
+TALK: Final = Workload(input_tokens=constant(576), output_tokens=uniform(64, 192))
 
 ALL_CASES: Final = (
     Case(name="below every limit", server="plain", users=16, workload=EVEN, wall="none"),
