@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+__all__ = ["IS_NATIVE", "PURE_PYTHON_VARIABLE", "Reading", "Steady"]
+
 PURE_PYTHON_VARIABLE: Final = "ULLAGE_PURE_PYTHON"
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The part of an attempt that each token passes: most reads are tokens of a known form, and only dated. Pure."""
+"""What of an attempt each token passes: most reads are tokens of a known form, and are only dated. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NONE_KNOWN: Final[Mapping[int, tuple[bytes, slice]]] = {}
 
 
 class PythonSteady:
-    """What of an attempt has one in C too (`_reader.c`): that one must give the same times for the same reads."""
+    """`_reader.c` has the same in C: for the same reads it must give the same times."""
 
     __slots__ = ("_bytes_max", "_date_one", "_known", "_tail", "read_bytes", "steady")
 
