@@ -1,16 +1,12 @@
-"""The reader of tokens: the one in C where the installation could build it, else the one in Python.
-
-Both give the same record; `ULLAGE_PURE_PYTHON=1` asks for the second.
-"""
+"""The reader of tokens: the one in C, or the one in Python. Both give the same record."""
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-__all__ = ["IS_NATIVE", "PURE_PYTHON_VARIABLE", "Reading", "Steady"]
+from loadtest.native import IS_WANTED
 
-PURE_PYTHON_VARIABLE: Final = "ULLAGE_PURE_PYTHON"
+__all__ = ["IS_NATIVE", "Reading", "Steady"]
 
 if TYPE_CHECKING:
     from loadtest.workers._reader import Reading
@@ -19,7 +15,7 @@ if TYPE_CHECKING:
     IS_NATIVE: bool
 else:
     try:
-        if os.environ.get(PURE_PYTHON_VARIABLE):
+        if not IS_WANTED:
             raise ImportError
         from loadtest.workers._reader import Reading, Steady
     except ImportError:  # not wanted, or there was no compiler

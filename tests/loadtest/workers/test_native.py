@@ -16,8 +16,9 @@ import gevent
 import pytest
 from gevent import socket
 
+from loadtest.native import PURE_PYTHON_VARIABLE
 from loadtest.workers.attempt import ANSWER_BYTES_MAX, Attempt, Fault
-from loadtest.workers.native import IS_NATIVE, PURE_PYTHON_VARIABLE
+from loadtest.workers.native import IS_NATIVE
 from loadtest.workers.wire import SocketWire
 
 if not IS_NATIVE:
