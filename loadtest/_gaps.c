@@ -88,8 +88,8 @@ static PyObject *count_gaps(PyObject *module, PyObject *args) {
     Py_ssize_t alike = 0; /* gaps before this one that share its slot: neighbours, as they are sorted */
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(gaps); i++) {
         long long gap_ns = PyLong_AsLongLong(PyList_GET_ITEM(gaps, i));
-        if (gap_ns < 0) {
-            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "a gap is not negative");
+        if (gap_ns < 0 || gap_ns >> 55) { /* so that no sum of squares passes 128 digits */
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "a gap is not negative, and less than a year");
             return NULL;
         }
         sum_ns += gap_ns;

@@ -24,7 +24,7 @@ def test_gaps_are_the_sorted_differences(times_ns: list[int]) -> None:
     assert native.gaps.sorted_gaps(array("q", times_ns)) == sorted(b - a for a, b in pairwise(times_ns))
 
 
-@given(st.lists(st.integers(0, 2**62) | st.integers(15_000_000, 25_000_000), max_size=300).map(sorted))
+@given(st.lists(st.integers(0, 2**55 - 1) | st.integers(15_000_000, 25_000_000), max_size=300).map(sorted))
 def test_gaps_are_added_to_the_slots_that_hold_them_and_summed_exactly(gaps_ns: list[int]) -> None:
     slots = Counter({slot_of(20_000_000): 3})
     wanted = slots + Counter(map(slot_of, gaps_ns))
@@ -32,7 +32,7 @@ def test_gaps_are_added_to_the_slots_that_hold_them_and_summed_exactly(gaps_ns: 
     assert slots == wanted
 
 
-@pytest.mark.parametrize("gaps_ns", [[-1], [0, 2**63], ["a"]])
+@pytest.mark.parametrize("gaps_ns", [[-1], [2**55], [0, 2**63], ["a"]])
 def test_what_is_no_gap_is_refused(gaps_ns: list[int]) -> None:
     with pytest.raises((ValueError, OverflowError, TypeError)):
         native.gaps.count_gaps(gaps_ns, {})
