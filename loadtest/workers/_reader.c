@@ -54,9 +54,8 @@ static Py_ssize_t character_bytes(const byte *at, const byte *end) {
     return size;
 }
 
-/* Something that may stand between the quotes of a JSON string, and is not empty. */
+/* Something that may stand between the quotes of a JSON string. */
 static int is_text(const byte *at, const byte *end) {
-    if (at >= end) return 0;
     while (at < end) {
         Py_ssize_t size = is_plain(*at) ? 1 : *at == '\\' ? escape_bytes(at, end) : character_bytes(at, end);
         if (size == 0) return 0;
@@ -81,7 +80,7 @@ static Py_ssize_t tokens_of_read(const byte *at, const byte *end, PyObject *befo
     Py_ssize_t count = 0, head = PyBytes_GET_SIZE(before), tail = PyBytes_GET_SIZE(after);
     for (; at < end; count++) {
         const byte *body_end, *body = chunk_body(at, end, &body_end);
-        if (body == NULL || body_end - body <= head + tail) return 0;
+        if (body == NULL || body_end - body <= head + tail) return 0; /* an empty text is no example */
         if (memcmp(body, PyBytes_AS_STRING(before), head)) return 0;
         if (memcmp(body_end - tail, PyBytes_AS_STRING(after), tail)) return 0;
         if (!is_text(body + head, body_end - tail)) return 0;

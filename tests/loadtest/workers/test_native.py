@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
@@ -170,6 +171,30 @@ def test_what_a_text_may_be_is_what_the_pattern_in_python_takes(text: bytes, cou
     attempt.seen.clear()
     attempt.take(read, 1)
     assert bool(attempt.seen) == (known == 0)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        chunk(token(b"a"))[:-2] + b"xx",
+        chunk(token(b"a"))[:-1],
+        chunk(token(b"a")) + b"1",
+        b"%x\r\n" % (len(token(b"a")) + 1) + token(b"a") + b"\r\n",
+        b"%x\n\n" % len(token(b"a")) + token(b"a") + b"\r\n",
+        b"fffffffff\r\n" + token(b"a") + b"\r\n",
+        b"ffffffff\r\n" + token(b"a") + b"\r\n",
+        b"\r\n" + token(b"a") + b"\r\n",
+        END,
+    ],
+)
+@pytest.mark.parametrize("before", [b"", chunk(token(b"b"))])
+def test_a_read_that_is_not_whole_chunks_is_not_recognised(odd: bytes, before: bytes) -> None:
+    attempt = Seen()
+    attempt.take(HEAD + chunk(token(b"first")), 0)
+    attempt.seen.clear()
+    with contextlib.suppress(Fault):
+        attempt.take(before + odd, 1)
+    assert attempt.seen == [before + odd]
 
 
 class Seen(Attempt):
