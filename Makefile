@@ -32,6 +32,7 @@ demo: .venv/installed
 # what computes, two at a time; what mostly waits, two at a time; journeys alone, because they judge the client
 define RUN_TESTS
 	$(BIN)/pytest -n 2 tests/estimator tests/laws tests/loadtest tests/dashboards tests/docker
+	ULLAGE_PURE_PYTHON=1 $(BIN)/pytest -n 2 tests/loadtest/workers tests/loadtest/test_stream_counts.py
 	$(BIN)/pytest -n 2 --dist loadfile tests/faults tests/processes
 	$(BIN)/pytest tests/journeys
 	@touch .tests-passed

@@ -25,6 +25,7 @@ inside() { timeout 120 buildah "${store[@]}" run --isolation chroot "$image" -- 
 
 test "$(inside id -u)" = 10001
 inside ullage estimate Qwen3-8B --gpu h100-80gb
+inside python3 -c 'from loadtest.workers.native import IS_NATIVE; assert IS_NATIVE, "the reader in C is missing"'
 inside sh -c '! command -v curl && ! test -e /opt/ullage/bin/pip && ! touch /opt/ullage/x 2>/dev/null'
 # the twin is well, is loaded by a master and a worker, and the rows make a report
 trial='

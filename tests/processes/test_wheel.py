@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = home / "source"
     source.mkdir()
     for name in SOURCES:  # a copy: setuptools leaves its work beside what it builds
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     for name in FILES:
         shutil.copy(ROOT / name, source)
     wheels = home / "wheels"
@@ -78,6 +79,20 @@ def run(installed: Path, *command: str | Path, exit_code: int = 0) -> str:
     )
     assert done.returncode == exit_code, done.stderr
     return done.stdout + done.stderr
+
+
+HAS_COMPILER = bool(
+    shutil.which("cc") and Path(sysconfig.get_config_h_filename()).with_name("Python.h").is_file()
+)
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler here, or no headers of this Python")
+def test_the_reader_in_c_is_built_wherever_it_can_be(installed: Path) -> None:
+    ask = (
+        "from loadtest import native; from loadtest.workers.native import IS_NATIVE\n"
+        "print(IS_NATIVE, native.gaps is not None)"
+    )
+    assert run(installed, "-c", ask) == "True True\n"
 
 
 def test_an_estimate_needs_no_checkout(installed: Path) -> None:
