@@ -30,6 +30,18 @@ def each_with_its_flag(words: Sequence[str], flag: str) -> list[str]:
     return spread
 
 
+def goodput_flags(command: Command) -> Command:
+    """--goodput and --percentile: what a good request is, and how many must be."""
+    percentile = click.option("--percentile", type=float, help="Of requests that must keep every limit: 95.")
+    goodput = click.option(
+        "--goodput",
+        multiple=True,
+        metavar="KEY:MS ...",
+        help="Limits in milliseconds, as in vllm bench serve: ttft:2000 tpot:50 e2el:30000.",
+    )
+    return goodput(percentile(command))
+
+
 def limit_flags(command: Command) -> Command:
     """--goodput, --percentile, --confidence, --error-budget and --max-preemptions."""
     for option in (
@@ -41,23 +53,17 @@ def limit_flags(command: Command) -> Command:
         ),
         click.option("--error-budget", type=float, metavar="SHARE", help="Of requests that may fail: 0.01."),
         click.option("--confidence", type=float, help="With which the signed level is proven: 0.95."),
-        click.option("--percentile", type=float, help="Of requests that must keep every limit: 95."),
-        click.option(
-            "--goodput",
-            multiple=True,
-            metavar="KEY:MS ...",
-            help="Limits in milliseconds, as in vllm bench serve: ttft:2000 tpot:50 e2el:30000.",
-        ),
     ):
         command = option(command)
-    return command
+    return goodput_flags(command)
 
 
 def limits_asked(options: Mapping[str, Any]) -> LimitsAsked:
+    """Of a command with `limit_flags`, or with `goodput_flags` alone."""
     return LimitsAsked(
         goodput=options["goodput"],
         percentile=options["percentile"],
-        confidence=options["confidence"],
-        error_budget=options["error_budget"],
-        max_preemptions=options["max_preemptions"],
+        confidence=options.get("confidence"),
+        error_budget=options.get("error_budget"),
+        max_preemptions=options.get("max_preemptions"),
     )

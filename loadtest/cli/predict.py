@@ -16,6 +16,7 @@ from estimator.twin.forecast import forecast, mean_tokens
 from estimator.twin.goals import Goal
 from estimator.twin.profile import read_profile
 from loadtest.cli.engine_flags import catalog_names, engine_flags
+from loadtest.cli.limit_flags import GoodputCommand, goodput_flags, limits_asked
 from loadtest.reporter.forecast_text import ForecastPage, forecast_dict, forecast_text
 from loadtest.scenario import Scenario, read_scenario
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=GoodputCommand)
 @click.option("--scenario", type=PATH, required=True, help="What is sent, and what counts as good.")
+@goodput_flags
 @click.option(
     "--model",
     shell_complete=catalog_names("models"),
@@ -51,7 +53,7 @@ def predict(context: click.Context, /, **options: Any) -> None:
 
     The engine's scheduler runs on a virtual clock at six to eight concurrencies: no GPU, some seconds.
     """
-    scenario = read_scenario(options["scenario"])
+    scenario = read_scenario(options["scenario"], limits_asked(options))
     if options["model"] is not None or options["gpu"] is not None:
         page = _of_model(scenario, options)
     else:
@@ -161,7 +163,7 @@ def _goal(scenario: Scenario) -> Goal:
 
 def _flags_given(context: click.Context) -> list[str]:
     """Flags of the command line that say something of a model's server."""
-    own = ("scenario", "model", "twin", "calibration", "as_json")
+    own = ("scenario", "goodput", "percentile", "model", "twin", "calibration", "as_json")
     return [
         parameter.opts[0]
         for parameter in context.command.params

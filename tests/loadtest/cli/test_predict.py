@@ -111,6 +111,21 @@ def test_the_scenarios_own_twin_stands_in(tmp_path: Path, twin: Result) -> None:
     assert run("--scenario", scenario(tmp_path, twin="tiny")).output == twin.output
 
 
+def test_limits_of_the_command_line_replace_those_of_the_scenario(tmp_path: Path) -> None:
+    both = "--scenario", scenario(tmp_path), "--twin", "tiny", "--json"
+    asked = run(*both, "--goodput", "ttft:1", "e2el:2000", "--percentile", "90")
+    assert asked.exit_code == 0, asked.output
+    assert json.loads(asked.output)["n_slo"]["likely"] == 0, "nobody has a first token within 1 ms"
+    assert json.loads(run(*both).output)["n_slo"]["likely"] > 0
+
+
+def test_a_search_is_predicted_once_the_command_line_says_what_is_good(tmp_path: Path) -> None:
+    searches = scenario(tmp_path, stages=[], search={}, limits={})
+    refused = run("--scenario", searches, "--twin", "tiny")
+    assert (refused.exit_code, "or --goodput" in refused.output) == (2, True)
+    assert run("--scenario", searches, "--twin", "tiny", "--goodput", "tpot:50").exit_code == 0
+
+
 def test_a_calibration_replaces_the_prior_and_is_named(tmp_path: Path) -> None:
     page = run("--scenario", scenario(tmp_path), *SMALL, "--calibration", kept_cost(tmp_path)).output
     assert "Cost of a step: measured on m (vllm 0.32), 2026-11-21T10:00Z; a step may take 0.95 to 1.1" in page
