@@ -17,8 +17,8 @@ COLUMNS: dict[Quantity, tuple[int, float]] = {
 
 def test_the_figures_are_those_of_the_page() -> None:
     lines = PAGE.read_text(encoding="utf-8").splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith("| load | running"))
-    rows = [line.split("|") for line in lines[start + 2 : start + 11]]
+    starts = [number for number, line in enumerate(lines) if line.startswith("| load | running")]
+    rows = [line.split("|") for start in starts for line in lines[start + 2 : start + 11]]
     for quantity, (column, factor) in COLUMNS.items():
         told = [
             [round(float(part.replace(",", "")) / factor, 6) for part in row[column].split("/")]
@@ -28,7 +28,7 @@ def test_the_figures_are_those_of_the_page() -> None:
     assert SOURCE.startswith("docs/validation/vllm-cpu.md")
 
 
-def test_the_error_bar_is_the_worst_of_the_nine_loads_on_each_side() -> None:
+def test_the_error_bar_is_the_worst_of_all_loads_on_each_side() -> None:
     tokens, tpot = seen_over_foretold("output_tokens_per_s"), seen_over_foretold("tpot_p50_s")
     assert (round(tokens.low, 2), round(tokens.high, 2)) == (0.80, 1.08)
     assert (round(tpot.low, 2), round(tpot.high, 2)) == (0.93, 1.28)
