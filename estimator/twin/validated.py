@@ -53,7 +53,7 @@ MEASURED: Final[Mapping[Quantity, tuple[Pair, ...]]] = {
         *((0.0166, 0.0170), (0.0327, 0.0320), (0.0293, 0.0273), (0.0217, 0.0228)),
     ),
 }
-"""The nine loads in the order of the tables, the later run first. What any run missed by may be missed again."""
+"""The nine loads in the order of the tables, the later run first: what one run missed may be missed again."""
 
 
 def seen_over_foretold(quantity: Quantity) -> Interval:
