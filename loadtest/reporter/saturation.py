@@ -29,16 +29,11 @@ from loadtest.reporter.innocence import (
 from loadtest.reporter.level import Level, look_at_level
 from loadtest.reporter.looks import looks_in, looks_of_level
 from loadtest.reporter.observation import Observation, StageObservation, Wall, Window
+from loadtest.reporter.outlasted import NONE_STARTED, is_outlasted, outlasted_notes
 from loadtest.reporter.question import answer, together
 from loadtest.reporter.run_parts import looks_at, looks_of_parts, part_notes
 from loadtest.reporter.searched import doubts_of_levels, faults_of_level, level_that_broke
-from loadtest.reporter.stages import (
-    failed,
-    load_shortfall,
-    queue_from,
-    series,
-    windows,
-)
+from loadtest.reporter.stages import failed, load_shortfall, queue_from, series, windows
 from loadtest.reporter.token_audit import (
     TokenAudit,
     audit_tokens,
@@ -76,7 +71,8 @@ def observe(
     seen = looks_of_parts(rows.samples, rows.events)
     looks = {window.index: looks_of_level(looks_at(window, seen), window) for window in judged}
     levels = {w.index: answer(rows.requests, look_at_level(w, looks[w.index], limits)) for w in judged}
-    stages = tuple(_stage(w, levels[w.index], looks[w.index], limits, found) for w in judged)
+    every = tuple(_stage(w, levels[w.index], looks[w.index], limits, found) for w in judged)
+    stages = tuple(stage for stage in every if not is_outlasted(stage))
     by_users = sorted(stages, key=lambda stage: stage.users)
     broken, n_max = _limit(by_users) if found is None else (level_that_broke(stages, found), found.n_max)
     gave_up = broken_off(rows.events)
@@ -138,6 +134,7 @@ def observe(
         search=found,
         notes=(
             *part_notes(manifest),
+            *outlasted_notes(every),
             *token_notes(audit),
             *cache_notes(scenario, engine, held),
             *clock_notes(rows.events),
@@ -239,7 +236,7 @@ def _faults(facts: Mapping[str, Any], limits: Limits) -> tuple[str, ...]:
     parked = parked_fault(facts["client"], facts["in_flight_mean"], facts["requests_per_s"])
     faults += filter(None, [failure_fault(lost, requests, limits), parked])
     if not requests:
-        faults.append("no request started in the window")
+        faults.append(NONE_STARTED)
     elif facts["shortfall"]:
         faults.append(facts["shortfall"])
     return tuple(faults)

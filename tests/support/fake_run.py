@@ -32,6 +32,8 @@ class FakeStage:
     users: int
     e2e_s: float = 5.0
     ttft_s: float = 0.1
+    begin_within_s: float | None = None
+    """All users have sent their first request by then; None: within the time of one request."""
     running: float | None = None
     waiting: float = 0.0
     kv_usage_ratio: float | None = None
@@ -149,7 +151,8 @@ class FakeRun:
     def _requests(self, stage: FakeStage, start_s: float, first_seq: int) -> list[RequestRecord]:
         made: list[RequestRecord] = []
         for user in range(stage.users):
-            at_s = start_s + stage.e2e_s * user / stage.users
+            begin_s = stage.e2e_s if stage.begin_within_s is None else stage.begin_within_s
+            at_s = start_s + begin_s * user / stage.users
             while at_s < start_s + STAGE_S:
                 fails = stage.failing is not None and (len(made) % 100) < stage.failing_share * 100
                 fails |= self._is_dead(at_s + stage.e2e_s)

@@ -23,6 +23,28 @@ def test_users_who_think_half_of_the_time_are_half_as_many_parallel_requests() -
     assert (verdict.n_max, verdict.n_safe) == (15, 12)
 
 
+def test_a_level_that_every_request_outlasts_is_neither_held_nor_broken() -> None:
+    slow, quick = FakeStage(users=15, e2e_s=60.0, begin_within_s=1.0), FakeStage(users=31)
+    verdict = verdict_of(FakeRun(stages=(slow, quick)))
+    assert [stage.users for stage in verdict.observation.stages] == [31]
+    assert (verdict.n_max, verdict.n_safe) == (31, 24)
+    (note,) = (note for note in verdict.observation.notes if "15 users" in note)
+    assert "no request began in the 50 s that are judged" in note
+
+
+def test_a_run_of_such_levels_alone_proves_nothing() -> None:
+    verdict = verdict_of(FakeRun(stages=(FakeStage(users=15, e2e_s=60.0, begin_within_s=1.0),)))
+    assert (verdict.status, verdict.n_max) == ("INCONCLUSIVE", 0)
+    assert verdict.reason == "no stage lasted long enough to be judged"
+
+
+def test_such_a_level_with_a_queue_is_broken() -> None:
+    queue = FakeStage(users=60, e2e_s=60.0, begin_within_s=1.0, waiting=20.0)
+    verdict = verdict_of(FakeRun(stages=(FakeStage(users=31), queue)))
+    assert verdict.observation.first_broken is not None
+    assert (verdict.observation.first_broken.users, verdict.n_max) == (60, 31)
+
+
 def test_users_who_pause_though_nobody_told_them_to_are_a_load_that_was_not_held() -> None:
     verdict = verdict_of(FakeRun(stages=(FakeStage(users=30, running=15.0),), thinking_s=5.0))
     assert verdict.observation.stages[0].shortfall == "only 15.0 requests in flight"
