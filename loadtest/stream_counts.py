@@ -16,6 +16,7 @@ from itertools import repeat
 from operator import add, mul, rshift
 from typing import Final
 
+from loadtest import native
 from loadtest.records import StreamCounts
 
 DIGITS: Final = 7
@@ -63,9 +64,13 @@ class Gaps:
         Costs a few steps for each slot or octave and each second it touches; the rest is done in C.
         """
         self.count += len(sorted_gaps_ns)
-        self.sum_ns += sum(sorted_gaps_ns)
-        self.sum_squares_ns2 += sum(map(mul, sorted_gaps_ns, sorted_gaps_ns))
-        self._count(sorted_gaps_ns)
+        if native.gaps is not None:
+            sum_ns, sum_squares_ns2 = native.gaps.count_gaps(list(sorted_gaps_ns), self.slots)
+        else:
+            sum_ns, sum_squares_ns2 = sum(sorted_gaps_ns), sum(map(mul, sorted_gaps_ns, sorted_gaps_ns))
+            self._count(sorted_gaps_ns)
+        self.sum_ns += sum_ns
+        self.sum_squares_ns2 += sum_squares_ns2
         at = 0
         while at < len(token_ns):
             second = token_ns[at] // SECOND_NS

@@ -35,6 +35,7 @@ from loadtest.run_folder import Manifest, PlannedStage, RunFolder, RunFolderErro
 from loadtest.scenario import Scenario, parse_scenario, scenario_body
 from loadtest.telemetry import Telemetry
 from loadtest.textbook_facts import TextbookFacts
+from loadtest.workers.native import IS_NATIVE
 
 if TYPE_CHECKING:  # numpy costs a tenth of a second, a search half of that
     from loadtest.conductor.past import Past
@@ -286,7 +287,7 @@ def _slug(name: str) -> str:
 
 
 def _versions(facts: ServerFacts) -> Mapping[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "reader": "C" if IS_NATIVE else "Python"}
     for package in ("ullage", "locust", "gevent"):
         try:
             found[package] = version(package)

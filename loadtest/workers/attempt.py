@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from loadtest.records import Outcome
 from loadtest.workers.dial import error_text
-from loadtest.workers.event_form import PLAIN, EventForm
 from loadtest.workers.http1 import BadResponse, ResponseReader
+from loadtest.workers.native import Steady
 from loadtest.workers.reply import Reply
 from loadtest.workers.sse import EventTooLarge
 
 EVENT_STREAM: Final = "text/event-stream"
 CODINGS: Final = frozenset({"gzip", "deflate", "br", "zstd", "compress"})
 """Words of a header that may be repeated; any other may hold what nobody shall read."""
-NONE_KNOWN: Final[Mapping[int, tuple[bytes, slice]]] = {}
 ANSWER_BYTES_MAX: Final = 64 * 2**20
 """No answer we ask for needs more; it bounds what a hostile server makes us keep."""
 
@@ -30,41 +28,31 @@ class Fault(Exception):  # noqa: N818  (reads as what happened)
         self.number: int | None = getattr(cause, "errno", None)
 
 
-class Attempt:
-    """One try: what was seen so far, so that a fault in the middle keeps it. `take` is the hot path."""
+class Attempt(Steady):
+    """One try: what was seen so far, so that a fault in the middle keeps it. `take` gets its reads."""
 
     __slots__ = (
-        "_date",
-        "_known",
-        "_tail",
         "clean_end",
         "connected_ns",
         "headers_ns",
-        "read_bytes",
         "reader",
         "reply",
         "reused",
         "sent_ns",
-        "steady",
         "stopped_ns",
     )
 
     def __init__(self, *, reused: bool, scans: bool = True, keeps_text: bool = False) -> None:
         self.reused = reused
         self.reply = Reply(is_stream=True, scans=scans)
+        super().__init__(self.reply.token_ns.append, self.reply.date_tokens, ANSWER_BYTES_MAX)
         if keeps_text:
             self.reply.kept = bytearray()
         self.reader = ResponseReader(scans=scans)
-        self.steady: EventForm | None = None
-        """Set while the next read may be whole chunks of a token each: nothing of it has come before."""
-        self._known, self._tail = NONE_KNOWN, b""
-        """What `steady` knows of a read by its length: with it at hand, most reads need no more calls."""
-        self._date = self.reply.token_ns.append
         self.connected_ns: int | None = None
         self.sent_ns: int | None = None
         self.headers_ns: int | None = None
         self.stopped_ns: int | None = None
-        self.read_bytes = 0
         self.clean_end = False
 
     @property
@@ -72,22 +60,6 @@ class Attempt:
         """Of the answer, also of one that went wrong after its first line; 1xx is no answer yet."""
         status = self.reader.status
         return status if status is not None and status >= 200 else None
-
-    def take(self, data: bytes, at_ns: int) -> bool:
-        """One read; True when nothing more will come. Raises Fault."""
-        size = len(data)
-        self.read_bytes += size
-        known = self._known.get(size)
-        if (
-            known is not None
-            and data.startswith(known[0])
-            and data.endswith(self._tail)
-            and not data[known[1]].translate(None, PLAIN)
-            and self.read_bytes <= ANSWER_BYTES_MAX
-        ):
-            self._date(at_ns)
-            return False
-        return self._take_other(data, at_ns)
 
     def _take_other(self, data: bytes, at_ns: int) -> bool:
         """Any read but one plain token of a known form; most are at the ends of an answer."""
@@ -116,10 +88,6 @@ class Attempt:
         if self.reply.kept is None:  # a token that is only dated leaves no text
             self._expect(self.reply.form if reader.is_between_chunks else None)
         return False
-
-    def _expect(self, form: EventForm | None) -> None:
-        self.steady = form
-        self._known, self._tail = (NONE_KNOWN, b"") if form is None else (form.heads, form.tail)
 
     def _look_at_headers(self, at_ns: int) -> None:
         if self.reader.has_headers:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from operator import sub
 from typing import Final
 
+from loadtest import native
 from loadtest.origin import ApiKey
 from loadtest.records import ERROR_BYTES_MAX, Outcome
 from loadtest.workers.answer import KEPT_BYTES_MAX, answer_text
@@ -86,6 +87,8 @@ class Reply:
 
     def sorted_gaps_ns(self) -> list[int]:
         """The times between token events, the shortest first; exact, and one less than there are events."""
+        if native.gaps is not None:
+            return native.gaps.sorted_gaps(self.token_ns)
         times_ns = self.token_ns.tolist()
         return sorted(map(sub, times_ns[1:], times_ns))
 

@@ -16,7 +16,8 @@ from gevent import socket
 from gevent.hub import Waiter, get_hub
 from gevent.ssl import SSLSocket
 
-from loadtest.workers.ear import Ear, ear
+from loadtest.workers.ear import Ear, Hear, ear
+from loadtest.workers.native import IS_NATIVE, Reading
 
 READ_BYTES: Final = 65_536
 _LATE: Final = object()
@@ -66,7 +67,7 @@ class SocketWire:
         self._take, self._waiter = take, Waiter()
         limit = self._loop.timer(within_s)
         limit.start(self._wake, _LATE)
-        self._ear.listen(self._number, self._read_tls if self._is_tls else self._read)
+        self._ear.listen(self._number, self._hearer(take))
         try:
             self._ear.hear()  # others were kept waiting while this one sent
             ended: object = self._waiter.get()
@@ -86,6 +87,13 @@ class SocketWire:
         """Later in this turn of the loop: what other connections have to say is read and dated first."""
         self._ear.stop(self._number)
         self._loop.run_callback(self._waiter.switch, ended)
+
+    def _hearer(self, take: Take) -> Hear:
+        if self._is_tls:
+            return self._read_tls
+        if IS_NATIVE:
+            return Reading(self._number, take, self._clock, self._wake)
+        return self._read
 
     def _read(self) -> None:
         try:
