@@ -63,9 +63,7 @@ class LoopReading:
 
     __slots__ = ("_clock", "_ear", "_number", "_read", "_take", "_wake")
 
-    def __init__(
-        self, number: int, of: Ear, read: Callable[[int], bytes], clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, number: int, of: Ear, read: Callable[[int], bytes], clock: Callable[[], int]) -> None:
         self._number = number
         self._ear = of
         self._read = read
