@@ -1,162 +1,17 @@
-/* What workers/steady.py and the reads of wire.py do, in C: a thread reads, dates and recognises without Python.
- *
- * A read that is nothing but tokens of the known form is dated and forgotten. Every other one becomes `bytes`
- * and goes to Attempt._take_other, as in Python: there is one reader of answers, and this is only its short cut.
- */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+/* The reads of plain sockets, as wire.py's LoopReading does them, by a thread that needs no Python for a token. */
+#include "_reader_types.h"
+
 #include <errno.h>
 #include <stddef.h>
 #include <structmember.h>
 #include <unistd.h>
 
-#include "_reader_thread.h"
-
 #define AT_ONCE 256
-
-static PyObject *name_of_take_other, *name_of_date_tokens, *name_of_date_reads;
 
 typedef struct {
     PyObject_HEAD
     Reader reader;
 } ReaderObject;
-
-typedef struct reading Reading;
-
-/* --- Steady: the part of an attempt that knows what its next token looks like --- */
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *reply;
-    PyObject *form; /* the EventForm, or None; these two are its bytes, or NULL */
-    PyObject *before, *after;
-    Reading *reading; /* that listens for it now, or NULL: borrowed */
-    long long read_bytes, bytes_max;
-} Steady;
-
-static int steady_init(Steady *self, PyObject *args, PyObject *named) {
-    static char *names[] = {"reply", "bytes_max", NULL};
-    PyObject *reply;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "OL", names, &reply, &self->bytes_max)) return -1;
-    Py_XSETREF(self->reply, Py_NewRef(reply));
-    Py_XSETREF(self->form, Py_NewRef(Py_None));
-    return 0;
-}
-
-static int steady_traverse(Steady *self, visitproc visit, void *arg) {
-    Py_VISIT(self->reply);
-    Py_VISIT(self->form);
-    return 0;
-}
-
-static int steady_clear(Steady *self) {
-    Py_CLEAR(self->reply);
-    Py_CLEAR(self->form);
-    Py_CLEAR(self->before);
-    Py_CLEAR(self->after);
-    return 0;
-}
-
-static void steady_dealloc(Steady *self) {
-    PyObject_GC_UnTrack(self);
-    steady_clear(self);
-    Py_TYPE(self)->tp_free((PyObject *)self);
-}
-
-static PyObject *steady_expect(Steady *self, PyObject *form) {
-    PyObject *before = NULL, *after = NULL;
-    if (form != Py_None) {
-        before = PyObject_GetAttrString(form, "before");
-        after = before ? PyObject_GetAttrString(form, "after") : NULL;
-        if (after && !(PyBytes_Check(before) && PyBytes_Check(after)))
-            PyErr_SetString(PyExc_TypeError, "a form is of bytes");
-        if (PyErr_Occurred()) {
-            Py_XDECREF(before);
-            Py_XDECREF(after);
-            return NULL;
-        }
-    }
-    Py_XSETREF(self->before, before);
-    Py_XSETREF(self->after, after);
-    Py_XSETREF(self->form, Py_NewRef(form));
-    Py_RETURN_NONE;
-}
-
-static Form form_of(PyObject *before, PyObject *after) {
-    if (before == NULL) return (Form){0};
-    return (Form){
-        .before = (const byte *)PyBytes_AS_STRING(before),
-        .after = (const byte *)PyBytes_AS_STRING(after),
-        .before_bytes = PyBytes_GET_SIZE(before),
-        .after_bytes = PyBytes_GET_SIZE(after),
-    };
-}
-
-/* One read: True when nothing more will come. `data` is the same bytes as an object, or NULL where none was made. */
-static PyObject *folded(Steady *self, const void *read, Py_ssize_t size, PyObject *data, PyObject *at_ns) {
-    self->read_bytes += size;
-    if (self->before && self->read_bytes <= self->bytes_max) {
-        Form form = form_of(self->before, self->after);
-        const byte *at = read;
-        PyObject *count = PyLong_FromSsize_t(ullage_tokens_of_read(at, at + size, &form));
-        if (count == NULL) return NULL;
-        int is_known = PyObject_IsTrue(count);
-        PyObject *done = !is_known ? Py_NewRef(Py_None)
-                                   : PyObject_CallMethodObjArgs(self->reply, name_of_date_tokens, count, at_ns, NULL);
-        Py_DECREF(count);
-        if (done == NULL) return NULL;
-        Py_DECREF(done);
-        if (is_known) Py_RETURN_FALSE;
-    }
-    data = data ? Py_NewRef(data) : PyBytes_FromStringAndSize(read, size);
-    if (data == NULL) return NULL;
-    PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, name_of_take_other, data, at_ns, NULL);
-    Py_DECREF(data);
-    return done;
-}
-
-static PyObject *steady_take(Steady *self, PyObject *const *args, Py_ssize_t count) {
-    if (count != 2 || !PyBytes_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "take(data: bytes, at_ns: int)");
-        return NULL;
-    }
-    return folded(self, PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0]), args[0], args[1]);
-}
-
-static int move_times(Reading *self);
-
-static PyObject *steady_catch_up(Steady *self, PyObject *none) {
-    (void)none;
-    if (self->reading && move_times(self->reading) < 0) return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef steady_methods[] = {
-    {"take", (PyCFunction)(void (*)(void))steady_take, METH_FASTCALL, "One read; True when nothing more will come."},
-    {"catch_up", (PyCFunction)steady_catch_up, METH_NOARGS, "The reply has all tokens that were only dated."},
-    {"_expect", (PyCFunction)steady_expect, METH_O, "What the next tokens look like; None where nothing is known."},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyMemberDef steady_members[] = {
-    {"read_bytes", T_LONGLONG, offsetof(Steady, read_bytes), 0, "Of the whole answer, as far as it is caught up."},
-    {"steady", T_OBJECT, offsetof(Steady, form), READONLY, "The EventForm that is expected, or None."},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyTypeObject steady_type = {
-    PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "loadtest.workers._reader.Steady",
-    .tp_basicsize = sizeof(Steady),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-    .tp_new = PyType_GenericNew,
-    .tp_init = (initproc)steady_init,
-    .tp_traverse = (traverseproc)steady_traverse,
-    .tp_clear = (inquiry)steady_clear,
-    .tp_dealloc = (destructor)steady_dealloc,
-    .tp_methods = steady_methods,
-    .tp_members = steady_members,
-};
 
 /* --- Reading: one plain socket, read by the thread while somebody listens --- */
 
@@ -221,21 +76,17 @@ static Form form_of_answer(Reading *self, int64_t *room_bytes) {
     Py_XSETREF(self->before, Py_NewRef(answer->before));
     Py_XSETREF(self->after, Py_NewRef(answer->after));
     *room_bytes = answer->bytes_max - answer->read_bytes;
-    return form_of(self->before, self->after);
+    return ullage_form_of(self->before, self->after);
 }
 
-/* What was dated goes to the reply, before anything that came later; -1 with an exception. */
-static int move_times(Reading *self) {
+int ullage_move_times(Reading *self) {
     Times times = stream_take_times(&self->of->reader, &self->stream);
     if (times.count == 0) return 0; /* nor is anything to be freed */
     self->answer->read_bytes += times.read_bytes;
-    PyObject *read = PyBytes_FromStringAndSize((char *)times.at_ns, times.count * sizeof *times.at_ns);
-    PyObject *coalesced = PyLong_FromLongLong(times.coalesced_reads), *done = NULL;
+    PyObject *done = PyObject_CallMethod(self->answer->reply, "date_reads", "y#L", (char *)times.at_ns,
+                                         (Py_ssize_t)(times.count * sizeof *times.at_ns),
+                                         (long long)times.coalesced_reads);
     free(times.at_ns);
-    if (read && coalesced)
-        done = PyObject_CallMethodObjArgs(self->answer->reply, name_of_date_reads, read, coalesced, NULL);
-    Py_XDECREF(read);
-    Py_XDECREF(coalesced);
     Py_XDECREF(done);
     return done ? 0 : -1;
 }
@@ -245,7 +96,7 @@ static int give(Reading *self, const Kept *one) {
     PyObject *at_ns = PyLong_FromLongLong(one->at_ns), *done = NULL;
     PyObject *take = Py_NewRef(self->take); /* it may stop this reading */
     if (at_ns)
-        done = self->answer ? folded(self->answer, one->data, one->size, NULL, at_ns)
+        done = self->answer ? ullage_folded(self->answer, one->data, one->size, NULL, at_ns)
                             : PyObject_CallFunction(take, "y#O", one->data, (Py_ssize_t)one->size, at_ns);
     Py_DECREF(take);
     Py_XDECREF(at_ns);
@@ -259,7 +110,7 @@ static int look(Reading *self) {
     Reader *reader = &self->of->reader;
     Form form;
     int64_t room_bytes = 0;
-    if (move_times(self) < 0) return -1;
+    if (ullage_move_times(self) < 0) return -1;
     do {
         Kept *one;
         while ((one = stream_next_kept(reader, &self->stream))) {
@@ -320,10 +171,8 @@ static PyObject *reading_listen(Reading *self, PyObject *const *args, Py_ssize_t
     self->take = Py_NewRef(take);
     self->wake = Py_NewRef(args[1]);
     self->has_ended = 0;
-    if (PyCFunction_Check(take) && PyCFunction_GET_FUNCTION(take) == (PyCFunction)(void (*)(void))steady_take) {
-        self->answer = (Steady *)PyCFunction_GET_SELF(take);
-        self->answer->reading = self;
-    }
+    self->answer = ullage_steady_of(take);
+    if (self->answer) self->answer->reading = self;
     Form form = form_of_answer(self, &room_bytes);
     int error = stream_arm(&self->of->reader, &self->stream, &form, room_bytes);
     if (error) {
@@ -451,13 +300,9 @@ static struct PyModuleDef reader_module = {
 };
 
 PyMODINIT_FUNC PyInit__reader(void) {
-    name_of_take_other = PyUnicode_InternFromString("_take_other");
-    name_of_date_tokens = PyUnicode_InternFromString("date_tokens");
-    name_of_date_reads = PyUnicode_InternFromString("date_reads");
-    if (!name_of_take_other || !name_of_date_tokens || !name_of_date_reads) return NULL;
     PyObject *module = PyModule_Create(&reader_module);
     if (module == NULL) return NULL;
-    if (PyModule_AddType(module, &steady_type) < 0 || PyModule_AddType(module, &reading_type) < 0 ||
+    if (PyModule_AddType(module, &ullage_steady_type) < 0 || PyModule_AddType(module, &reading_type) < 0 ||
         PyModule_AddType(module, &reader_type) < 0) {
         Py_DECREF(module);
         return NULL;

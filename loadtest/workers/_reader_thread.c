@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -18,6 +19,7 @@
 #define AT_ONCE 256
 #define TIMES_FIRST 64
 #define TURN_NS 100000
+#define REST_NS 100000 /* to wake for each token would cost more than to read it: so late one may be dated */
 
 static int64_t now_ns(void) { /* the clock of time.perf_counter_ns */
     struct timespec t;
@@ -158,9 +160,13 @@ static void go_first(void) {
 static void *read_on(void *of) {
     Reader *self = of;
     struct epoll_event ready[AT_ONCE];
+    struct timespec rest = {.tv_nsec = REST_NS};
+    int count = AT_ONCE;
     go_first();
+    prctl(PR_SET_TIMERSLACK, 1);
     for (;;) {
-        int count = epoll_wait(self->poll, ready, AT_ONCE, -1);
+        if (count < AT_ONCE) nanosleep(&rest, NULL);
+        count = epoll_wait(self->poll, ready, AT_ONCE, -1);
         for (int i = 0; i < count; i++) {
             int number = ready[i].data.fd;
             if (number == self->quit) return NULL;
