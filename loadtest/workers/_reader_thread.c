@@ -3,22 +3,17 @@
 #include "_reader_thread.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #define AT_ONCE 256
 #define TIMES_FIRST 64
-#define TURN_NS 100000
 #define REST_NS 100000 /* to wake for each token would cost more than to read it: so late one may be dated */
 
 static int64_t now_ns(void) { /* the clock of time.perf_counter_ns */
@@ -133,37 +128,12 @@ static void read_once(Reader *self, Stream *stream) {
 
 /* --- The thread --- */
 
-struct attributes { /* of sched_setattr(2), of which not every libc knows */
-    uint32_t size, policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime_ns, deadline_ns, period_ns;
-};
-
-/* Shares a core with Python: what it reads must not wait for the end of Python's turn. */
-static void go_first(void) {
-    struct sched_param own;
-    int policy = sched_getscheduler(0);
-    if (policy == SCHED_FIFO || policy == SCHED_RR) {
-        if (sched_getparam(0, &own)) return;
-        own.sched_priority++;
-        sched_setscheduler(0, policy, &own);
-        return;
-    }
-    /* since Linux 6.12 anybody may ask for short turns, and then has them sooner */
-    struct attributes wish = {.size = sizeof wish, .policy = policy, .nice = getpriority(PRIO_PROCESS, 0)};
-    wish.runtime_ns = TURN_NS;
-    syscall(SYS_sched_setattr, 0, &wish, 0);
-}
-
 static void *read_on(void *of) {
     Reader *self = of;
     struct epoll_event ready[AT_ONCE];
     struct timespec rest = {.tv_nsec = REST_NS};
     int count = AT_ONCE;
-    go_first();
-    prctl(PR_SET_TIMERSLACK, 1);
+    reader_go_first();
     for (;;) {
         if (count < AT_ONCE) nanosleep(&rest, NULL);
         count = epoll_wait(self->poll, ready, AT_ONCE, -1);

@@ -70,6 +70,9 @@ int reader_has_waiting(Reader *self);
 void reader_ring(Reader *self);
 void reader_tell_of_reads(Reader *self, int number, int64_t every);
 
+/* Called by the thread itself. */
+void reader_go_first(void);
+
 /* The thread begins to read it; what is still kept from before comes first. The bytes of `form` must stay until
  * the stream is held or disarmed. */
 int stream_arm(Reader *self, Stream *stream, const Form *form, int64_t room_bytes);

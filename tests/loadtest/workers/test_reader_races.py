@@ -25,7 +25,10 @@ def test_streams_are_read_stopped_and_closed_at_any_time(watch: str, tmp_path: P
     flags = ["-O1", "-g", "-pthread", f"-fsanitize={watch}", "-fno-sanitize-recover=all"]
     if subprocess.run([compiler, *flags, empty, "-o", tmp_path / "empty"], capture_output=True).returncode:
         pytest.skip("this compiler cannot watch so")
-    sources = [HERE / "reader_races.c", WORKERS / "_reader_thread.c", WORKERS / "_reader_form.c"]
+    sources = [
+        HERE / "reader_races.c",
+        *(WORKERS / f"_reader_{name}.c" for name in ("thread", "turns", "form")),
+    ]
     subprocess.run(
         [compiler, *flags, "-Wall", "-Wextra", f"-I{WORKERS}", *sources, "-o", program], check=True
     )
