@@ -12,7 +12,7 @@ NONE_KNOWN: Final[Mapping[int, tuple[bytes, slice]]] = {}
 
 
 class PythonSteady:
-    """`_reader.c` has the same in C: for the same reads it must give the same times."""
+    """`_reader_steady.c` has the same in C: for the same reads it must give the same times."""
 
     __slots__ = ("_bytes_max", "_date_one", "_known", "_tail", "read_bytes", "steady")
 
