@@ -45,7 +45,7 @@ class Attempt(Steady):
     def __init__(self, *, reused: bool, scans: bool = True, keeps_text: bool = False) -> None:
         self.reused = reused
         self.reply = Reply(is_stream=True, scans=scans)
-        super().__init__(self.reply.token_ns.append, self.reply.date_tokens, ANSWER_BYTES_MAX)
+        super().__init__(self.reply, ANSWER_BYTES_MAX)
         if keeps_text:
             self.reply.kept = bytearray()
         self.reader = ResponseReader(scans=scans)

@@ -14,6 +14,8 @@ from typing import Any, Final, Protocol
 from gevent.hub import get_hub
 from gevent.monkey import get_original
 
+from loadtest.workers.native import IS_NATIVE, Reader
+
 AT_ONCE: Final = 256
 """Sockets heard before the greenlets have their turn; the others are still ready then."""
 READABLE: Final = 1
@@ -24,6 +26,10 @@ Hear = Callable[[], None]
 
 class Ear(Protocol):
     """Calls `hear` inside the event loop while there is something to read. Numbers are file descriptors."""
+
+    @property
+    def reader(self) -> Reader | None:
+        """What reads plain sockets without the loop; None where that was not built."""
 
     def listen(self, number: int, hear: Hear) -> None: ...
     def stop(self, number: int) -> None:
@@ -54,28 +60,38 @@ class EpollEar:
     def __init__(self, loop: Any, poll: Any) -> None:
         self._poll = poll
         self._hears: dict[int, Hear] = {}
-        self._watcher = loop.io(poll.fileno(), READABLE)
+        self._process = os.getpid()
+        # a loop with nothing else to wait for may end
+        self._watcher = loop.io(poll.fileno(), READABLE, ref=False)
+        self._watcher.start(self._hear_in_time)
+        self.reader = Reader() if IS_NATIVE else None
+        if self.reader is not None:
+            self.listen(self.reader.fileno(), self.reader.hear)
 
     def listen(self, number: int, hear: Hear) -> None:
-        if not self._hears:
-            self._watcher.start(self.hear)
         self._hears[number] = hear
         self._poll.register(number, READABLE)
 
     def stop(self, number: int) -> None:
         if self._hears.pop(number, None) is not None:
             self._poll.unregister(number)
-        if not self._hears:
-            self._watcher.stop()  # a loop with nothing to wait for may end
 
     def hear(self) -> None:
         hears = self._hears
         for number, _ in self._poll.poll(0, AT_ONCE):
             hears[number]()  # stops nobody but itself, so every number of this turn is still here
 
+    def _hear_in_time(self) -> None:
+        if os.getpid() == self._process:
+            self.hear()
+        else:
+            self._watcher.stop()  # a fork has the loop of its parent, but not the right to its sockets
+
 
 class WatcherEar:
     """The same with a watcher a socket, where there is no epoll."""
+
+    reader = None
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from loadtest.native import IS_WANTED
 
-__all__ = ["IS_NATIVE", "Reading", "Steady"]
+__all__ = ["IS_NATIVE", "Reader", "Reading", "Steady"]
 
 if TYPE_CHECKING:
-    from loadtest.workers._reader import Reading
+    from loadtest.workers._reader import Reader, Reading
     from loadtest.workers.steady import PythonSteady as Steady
 
     IS_NATIVE: bool
@@ -17,9 +17,9 @@ else:
     try:
         if not IS_WANTED:
             raise ImportError
-        from loadtest.workers._reader import Reading, Steady
-    except ImportError:  # not wanted, or there was no compiler
+        from loadtest.workers._reader import Reader, Reading, Steady
+    except ImportError:  # not wanted, not Linux, or there was no compiler
         from loadtest.workers.steady import PythonSteady as Steady
 
-        Reading = None
-    IS_NATIVE = Reading is not None
+        Reader = Reading = None
+    IS_NATIVE = Reader is not None

@@ -122,6 +122,11 @@ class Reply:
         self.token_ns.extend([at_ns] * count)
         self.coalesced_reads += 1
 
+    def date_reads(self, times_ns: bytes, coalesced_reads: int) -> None:
+        """The same for the tokens of many reads: `times_ns` has 8 bytes for each, as `token_ns` has."""
+        self.token_ns.frombytes(times_ns)
+        self.coalesced_reads += coalesced_reads
+
     @property
     def form(self) -> EventForm | None:
         """What the next event may be recognised by; None inside one, or when nothing was learned."""

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from loadtest.workers.event_form import PLAIN, EventForm
+from loadtest.workers.reply import Reply
 
 NONE_KNOWN: Final[Mapping[int, tuple[bytes, slice]]] = {}
 
 
 class PythonSteady:
-    """`_reader.c` has the same in C: for the same reads it must give the same times."""
+    """`_reader_steady.c` has the same in C: for the same reads it must give the same times."""
 
     __slots__ = ("_bytes_max", "_date_one", "_known", "_tail", "read_bytes", "steady")
 
-    def __init__(
-        self, date_one: Callable[[int], None], date_many: Callable[[int, int], None], bytes_max: int
-    ) -> None:
-        """`date_many` gets how many tokens a read held and when it came; C alone needs it."""
-        self._date_one = date_one
+    def __init__(self, reply: Reply, bytes_max: int) -> None:
+        self._date_one = reply.token_ns.append
         self._bytes_max = bytes_max
         self.steady: EventForm | None = None
         """Set while the next read may be whole chunks of a token each: nothing of it has come before."""
@@ -42,6 +40,9 @@ class PythonSteady:
             self._date_one(at_ns)
             return False
         return self._take_other(data, at_ns)
+
+    def catch_up(self) -> None:
+        """The reply has all tokens that were read so far: here it has them at once."""
 
     def _take_other(self, data: bytes, at_ns: int) -> bool:
         """A read that is not of the known form, or was not recognised here; `read_bytes` has counted it."""

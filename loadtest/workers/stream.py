@@ -64,18 +64,22 @@ class Connection:
         self._was_used = False
         self._connected_ns: int | None = None
         self._idle_since_ns = 0
-        self._reply: Reply | None = None
+        self._attempt: Attempt | None = None
         self._keeps_text = False
 
     @property
     def last_token_ns(self) -> int | None:
         """When the last token of the answer came that is read now, or was read last."""
-        return None if self._reply is None else self._reply.last_token_ns
+        reply = self.reply
+        return None if reply is None else reply.last_token_ns
 
     @property
     def reply(self) -> Reply | None:
-        """The answer that is read now, or was read last; None before the first."""
-        return self._reply
+        """The answer that is read now, or was read last, with all its tokens; None before the first."""
+        if self._attempt is None:
+            return None
+        self._attempt.catch_up()
+        return self._attempt.reply
 
     def open(self) -> None:
         """Connects before there is a request; whoever fails now will fail again, and be a row, then."""
@@ -108,7 +112,7 @@ class Connection:
         if self._wire is not None and self._clock() - self._idle_since_ns > IDLE_S_MAX * 1e9:
             self.close()
         attempt = Attempt(reused=self._wire is not None and self._was_used, keeps_text=self._keeps_text)
-        self._reply = attempt.reply
+        self._attempt = attempt
         fault: Fault | None = None
         stop: BaseException | None = None
         try:

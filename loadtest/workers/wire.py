@@ -1,7 +1,7 @@
 """A connection that gives every read, and the time of that read, to whoever listens; inside the event loop.
 
-The loop itself reads: no greenlet wakes for a token, only for the end of an answer or of its time. That is
-what lets one core carry a hundred thousand tokens a second and keeps their times true.
+A thread in C reads, or the loop itself: no greenlet wakes for a token, only for the end of an answer or of
+its time. That is what keeps the times of tokens true.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from time import perf_counter_ns
 from typing import Any, Final, Protocol
 
@@ -16,14 +18,16 @@ from gevent import socket
 from gevent.hub import Waiter, get_hub
 from gevent.ssl import SSLSocket
 
-from loadtest.workers.ear import Ear, Hear, ear
-from loadtest.workers.native import IS_NATIVE, Reading
+from loadtest.workers.ear import Ear, ear
+from loadtest.workers.native import Reading
 
 READ_BYTES: Final = 65_536
+NOTHING_THERE: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _LATE: Final = object()
 
 Take = Callable[[bytes, int], bool]
 """Gets what one read gave, b"" at the end of the stream, and when it was read; True when it has enough."""
+Wake = Callable[[object], None]
 
 
 class Wire(Protocol):
@@ -41,21 +45,68 @@ class Wire(Protocol):
     def close(self) -> None: ...
 
 
+class Heard(Protocol):
+    """Where the reads of one socket come from."""
+
+    def listen(self, take: Take, wake: Wake) -> None:
+        """Until it is stopped: `wake` gets None when `take` has enough, or what was raised."""
+
+    def stop(self) -> bool:
+        """Before its file is closed; also where nobody listens. True: what was read until now was enough.
+
+        Raises what `take` raises.
+        """
+
+
+class LoopReading:
+    """Read inside the event loop: TLS, and all where there is no reader in C."""
+
+    __slots__ = ("_clock", "_ear", "_number", "_read", "_take", "_wake")
+
+    def __init__(self, number: int, of: Ear, read: Callable[[int], bytes], clock: Callable[[], int]) -> None:
+        self._number = number
+        self._ear = of
+        self._read = read
+        self._clock = clock
+        self._take: Take = _nobody
+        self._wake: Wake | None = None
+
+    def listen(self, take: Take, wake: Wake) -> None:
+        self._take, self._wake = take, wake
+        self._ear.listen(self._number, self._hear)
+
+    def stop(self) -> bool:
+        self._ear.stop(self._number)
+        self._take, self._wake = _nobody, None  # no cycle is left for the collector
+        return False
+
+    def _hear(self) -> None:
+        """OpenSSL takes one record from the socket, so what follows it keeps the socket readable."""
+        wake = self._wake
+        assert wake is not None
+        try:
+            data = self._read(READ_BYTES)
+            if self._take(data, self._clock()):
+                wake(None)
+        except NOTHING_THERE:
+            return
+        except Exception as error:
+            wake(error)  # to the greenlet it belongs to; the loop goes on for the others
+
+
 class SocketWire:
     """A connected socket, plain or TLS. Belongs to one greenlet."""
 
-    __slots__ = ("_clock", "_ear", "_is_tls", "_loop", "_number", "_socket", "_take", "_waiter")
+    __slots__ = ("_ear", "_heard", "_loop", "_number", "_socket", "_waiter")
 
     def __init__(
         self, connection: socket.socket, of: Ear | None = None, clock: Callable[[], int] = perf_counter_ns
     ) -> None:
         self._socket = connection
-        self._clock = clock
         self._number = connection.fileno()
         self._loop = get_hub().loop
         self._ear = of or ear()
-        self._is_tls = isinstance(connection, SSLSocket)
-        self._take: Take = _nobody
+        self._heard = _heard(connection, self._ear, clock)
         self._waiter: Any = None
 
     def send(self, data: bytes, within_s: float) -> None:
@@ -64,57 +115,46 @@ class SocketWire:
 
     def listen(self, take: Take, within_s: float) -> bool:
         self._socket.settimeout(0.0)  # a read that finds nothing says so
-        self._take, self._waiter = take, Waiter()
+        self._waiter = Waiter()
         limit = self._loop.timer(within_s)
-        limit.start(self._wake, _LATE)
-        self._ear.listen(self._number, self._hearer(take))
+        limit.start(self._stop_late)
         try:
+            self._heard.listen(take, self._wake)
             self._ear.hear()  # others were kept waiting while this one sent
             ended: object = self._waiter.get()
         finally:
-            self._ear.stop(self._number)
+            with suppress(Exception):  # of one that is cut short, what came before is all that matters
+                self._heard.stop()
             limit.close()
-            self._take, self._waiter = _nobody, None  # no cycle is left for the collector
+            self._waiter = None
         if isinstance(ended, BaseException):
             raise ended
         return ended is not _LATE
 
     def close(self) -> None:
-        self._ear.stop(self._number)  # before it can be that of another connection
+        self._heard.stop()  # before its number can be that of another connection
         self._socket.close()
+
+    def _stop_late(self) -> None:
+        """The thread may have read the end in time, though the loop had no time to look."""
+        try:
+            self._wake(None if self._heard.stop() else _LATE)
+        except Exception as error:
+            self._wake(error)
 
     def _wake(self, ended: object) -> None:
         """Later in this turn of the loop: what other connections have to say is read and dated first."""
-        self._ear.stop(self._number)
+        self._heard.stop()
         self._loop.run_callback(self._waiter.switch, ended)
 
-    def _hearer(self, take: Take) -> Hear:
-        if self._is_tls:
-            return self._read_tls
-        if IS_NATIVE:
-            return Reading(self._number, take, self._clock, self._wake)
-        return self._read
 
-    def _read(self) -> None:
-        try:
-            data = os.read(self._number, READ_BYTES)
-            if self._take(data, self._clock()):
-                self._wake(None)
-        except BlockingIOError:
-            return
-        except Exception as error:
-            self._wake(error)  # to the greenlet it belongs to; the loop goes on for the others
-
-    def _read_tls(self) -> None:
-        """OpenSSL takes one record from the socket, so what follows it keeps the socket readable."""
-        try:
-            data = self._socket.recv(READ_BYTES)
-            if self._take(data, self._clock()):
-                self._wake(None)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return
-        except Exception as error:
-            self._wake(error)
+def _heard(connection: socket.socket, of: Ear, clock: Callable[[], int]) -> Heard:
+    number = connection.fileno()
+    if isinstance(connection, SSLSocket):
+        return LoopReading(number, of, connection.recv, clock)
+    if of.reader is not None and clock is perf_counter_ns:
+        return Reading(of.reader, number)
+    return LoopReading(number, of, partial(os.read, number), clock)
 
 
 def _nobody(data: bytes, at_ns: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import gc
 import itertools
@@ -10,8 +11,10 @@ import random
 import struct
 import subprocess
 import sys
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import gevent
 import pytest
@@ -19,14 +22,17 @@ from gevent import socket
 
 from loadtest.native import PURE_PYTHON_VARIABLE
 from loadtest.workers.attempt import ANSWER_BYTES_MAX, Attempt, Fault
+from loadtest.workers.ear import ear
 from loadtest.workers.native import IS_NATIVE
 from loadtest.workers.wire import SocketWire
 
 if not IS_NATIVE:
     pytest.skip("the reader in C was not built here, or is turned off", allow_module_level=True)
 
-from loadtest.workers._reader import Reading
+from loadtest.workers._reader import Reader, Reading
 
+KEPT_BYTES_MAX = 2**20
+"""Of one stream, as _reader_thread.h has it."""
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 TEXTS = [
@@ -73,29 +79,84 @@ def record(attempt: Attempt, fault: BaseException | None) -> tuple[object, ...]:
 
 
 class Listener:
-    """An attempt at one end of a socket, heard by the reader in C; its clock counts the reads."""
+    """An attempt at one end of a socket, heard by the thread in C."""
 
-    def __init__(self) -> None:
+    def __init__(self, reader: Reader, attempt: Attempt | None = None) -> None:
         self.mine, self.peer = socket.socketpair()
-        self.mine.setblocking(False)
-        self.attempt = Attempt(reused=False)
+        self.attempt = attempt or Attempt(reused=False)
         self.woken: list[object] = []
-        clock = itertools.count()
-        self.read = Reading(self.mine.fileno(), self.attempt.take, lambda: next(clock), self.woken.append)
+        self.reading = Reading(reader, self.mine.fileno())
+        self.reading.listen(self.attempt.take, self.wake)
 
-    def record(self) -> tuple[object, ...]:
-        return record(self.attempt, self.woken[0] if self.woken and self.woken[0] else None)
+    def wake(self, ended: object) -> None:
+        self.woken.append(ended)
+        self.reading.stop()
+
+    def said(self, answer: list[bytes], turn: int, ends_well: bool) -> bool:
+        """Whether there was still something to say in this turn, and somebody to hear it."""
+        if self.woken or turn > len(answer) - (not ends_well):
+            return False
+        if turn < len(answer):
+            self.peer.sendall(answer[turn])
+        else:
+            self.peer.shutdown(socket.SHUT_WR)
+        return True
+
+    def listen_again(self) -> None:
+        """As when a limit has passed that tokens had moved."""
+        if self.woken:
+            return
+        try:
+            if self.reading.stop():
+                self.woken.append(None)
+                return
+        except Fault as fault:
+            self.woken.append(fault)
+            return
+        self.reading.listen(self.attempt.take, self.wake)
 
     def close(self) -> None:
+        self.reading.stop()
         self.mine.close()
         self.peer.close()
 
 
 @pytest.fixture
-def listener() -> Iterator[Listener]:
-    one = Listener()
+def reader() -> Reader:
+    return Reader()
+
+
+@pytest.fixture
+def listener(reader: Reader) -> Iterator[Listener]:
+    one = Listener(reader)
     yield one
     one.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end_s, "it never came"
+        time.sleep(0)
+
+
+def said(reader: Reader, one: Listener, data: bytes) -> None:
+    """The thread has read it; Python has not looked."""
+    reads = reader.reads
+    one.peer.sendall(data)
+    until(lambda: reader.reads > reads)
+
+
+def in_turns(found: tuple[object, ...], begun_ns: list[int]) -> tuple[object, ...]:
+    """Each time as the number of the turn in which it was."""
+
+    def turn(value: object) -> object:
+        if isinstance(value, list):
+            return [turn(one) for one in value]
+        is_time = isinstance(value, int) and value >= begun_ns[0]
+        return bisect.bisect_right(begun_ns, value) - 1 if is_time else value  # type: ignore[type-var]
+
+    return tuple(turn(value) for value in found)
 
 
 def decoded(pieces: list[bytes]) -> tuple[object, ...]:
@@ -132,29 +193,31 @@ def any_answer(dice: random.Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_many_sockets_heard_in_one_turn_leave_the_records_of_decoding(seed: int) -> None:
+def test_many_sockets_read_by_the_thread_leave_the_records_of_decoding(seed: int, reader: Reader) -> None:
+    """However late Python looks, and whether or not somebody asks for the tokens meanwhile."""
     dice = random.Random(seed)
     answers = [any_answer(dice) for _ in range(12)]
     ends = [dice.random() < 0.7 for _ in answers]
-    listeners = [Listener() for _ in answers]
+    listeners = [Listener(reader) for _ in answers]
+    lazy = dice.random()
+    begun_ns, reads = [], 0
     for turn in range(max(map(len, answers)) + 1):
-        spoken = []
+        begun_ns.append(time.perf_counter_ns())
         for answer, ends_well, one in zip(answers, ends, listeners, strict=True):
-            if one.woken:
-                continue  # its attempt has ended: nobody hears it any more
-            if turn < len(answer):
-                one.peer.sendall(answer[turn])
-                spoken.append(one)
-            elif turn == len(answer) and ends_well:
-                one.peer.shutdown(socket.SHUT_WR)
-                spoken.append(one)
-        for one in spoken:
-            one.read()
-        idle = listeners[turn % len(listeners)]
-        if not idle.woken:
-            idle.read()  # nothing is there, and that is no read
+            reads += one.said(answer, turn, ends_well)
+        until(lambda reads=reads: reader.reads == reads)  # type: ignore[misc]
+        if dice.random() > lazy:
+            reader.hear()
+        if dice.random() < 0.2:
+            dice.choice(listeners).attempt.catch_up()
+        if dice.random() < 0.1:
+            dice.choice(listeners).listen_again()
+    reader.hear()
     for answer, ends_well, one in zip(answers, ends, listeners, strict=True):
-        assert one.record() == decoded([*answer, b""] if ends_well else answer)
+        fault = one.woken[0] if one.woken and isinstance(one.woken[0], Fault) else None
+        one.attempt.catch_up()
+        found = in_turns(record(one.attempt, fault), begun_ns)
+        assert found == decoded([*answer, b""] if ends_well else answer)
         one.close()
 
 
@@ -224,69 +287,239 @@ def test_a_broken_connection_wakes_its_greenlet_with_the_systems_error() -> None
     server.close()
 
 
-def test_an_answer_of_too_many_bytes_is_refused_while_its_tokens_are_recognised(listener: Listener) -> None:
-    read = chunk(token(b"a"))
-    for data in (HEAD + read, read):
-        listener.peer.sendall(data)
-        listener.read()
-    listener.attempt.read_bytes = ANSWER_BYTES_MAX - len(read)
-    for _ in range(2):
-        listener.peer.sendall(read)
-        listener.read()
+def test_an_answer_of_too_many_bytes_is_refused_while_its_tokens_are_recognised(
+    reader: Reader, listener: Listener
+) -> None:
+    attempt, read = listener.attempt, chunk(token(b"a"))
+    said(reader, listener, HEAD + read)
+    listener.reading.stop()
+    attempt.read_bytes = ANSWER_BYTES_MAX - len(read)
+    listener.reading.listen(attempt.take, listener.wake)
+    said(reader, listener, read)
+    reader.hear()
+    assert not listener.woken
+    said(reader, listener, read)
+    reader.hear()
     [fault] = listener.woken
     assert isinstance(fault, Fault)
     assert "more than" in str(fault)
-    assert listener.attempt.reply.token_ns.tolist() == [0, 1, 2]
+    assert attempt.reply.chunks == 2
 
 
-def test_a_read_of_more_than_the_buffer_is_several(listener: Listener) -> None:
+def test_a_token_is_dated_while_python_looks_elsewhere_and_its_clock_is_ours(
+    reader: Reader, listener: Listener
+) -> None:
+    begun_ns = time.perf_counter_ns()
+    said(reader, listener, HEAD + chunk(token(b"first")))
+    read_ns = time.perf_counter_ns()
+    reader.hear()
+    said(reader, listener, chunk(token(b"a")) * 2)
+    again_ns = time.perf_counter_ns()
+    assert listener.attempt.reply.chunks == 1
+    listener.attempt.catch_up()
+    first_ns, second_ns, third_ns = listener.attempt.reply.token_ns
+    assert begun_ns <= first_ns <= read_ns <= second_ns == third_ns <= again_ns
+    assert listener.attempt.reply.coalesced_reads == 1
+
+
+def test_a_read_of_more_than_the_buffer_is_several(reader: Reader, listener: Listener) -> None:
     read = chunk(token(b"a")) * 2000
-    listener.peer.sendall(HEAD + chunk(token(b"first")))
-    listener.read()
-    said = gevent.spawn(listener.peer.sendall, read)
-    while listener.attempt.read_bytes < len(HEAD + chunk(token(b"first")) + read):
+    said(reader, listener, HEAD + chunk(token(b"first")))
+    reader.hear()
+    sent = gevent.spawn(listener.peer.sendall, read)
+
+    def is_all() -> bool:
         gevent.sleep(0)
-        listener.read()
-    said.join()
-    assert listener.attempt.reply.chunks == 2001
+        reader.hear()
+        listener.attempt.catch_up()
+        return listener.attempt.reply.chunks == 2001
+
+    until(is_all)
+    sent.join()
 
 
-def test_what_is_no_error_of_an_answer_is_not_given_to_one() -> None:
+def test_what_python_has_not_looked_at_is_bounded_and_the_rest_comes_after_it(reader: Reader) -> None:
+    class All(Attempt):
+        heard = b""
+
+        def take(self, data: bytes, at_ns: int) -> bool:
+            self.heard += data
+            return not data
+
+    one = Listener(reader, answer := All(reused=False))
+    whole = random.Random(1).randbytes(5 * KEPT_BYTES_MAX)
+    sent = gevent.spawn(lambda: (one.peer.sendall(whole), one.peer.shutdown(socket.SHUT_WR)))
+    reads, since_s = 0, time.monotonic()
+    while reads <= KEPT_BYTES_MAX / 65_536 or time.monotonic() < since_s + 0.2:  # until no more is read
+        gevent.sleep(0)
+        if reader.reads != reads:
+            reads, since_s = reader.reads, time.monotonic()
+    assert not sent.dead, "its peer must wait"
+    assert not answer.heard
+    reader.hear()
+    assert len(answer.heard) > 0.9 * KEPT_BYTES_MAX
+
+    def has_ended() -> bool:
+        gevent.sleep(0)
+        reader.hear()
+        return bool(one.woken)
+
+    until(has_ended)
+    assert answer.heard == whole
+    one.close()
+
+
+def test_an_end_that_was_read_in_time_is_no_timeout(reader: Reader) -> None:
     mine, peer = socket.socketpair()
+    wire, attempt = SocketWire(mine), Attempt(reused=False)
+    thread = ear().reader
+    assert thread is not None
 
-    def stop(data: bytes, at_ns: int) -> bool:
-        raise KeyboardInterrupt
+    def speak_and_block_the_loop() -> None:
+        end_s, reads = time.monotonic() + 0.03, thread.reads
+        peer.sendall(HEAD + chunk(token(b"a")) + chunk(b"data: [DONE]\n\n") + END)
+        until(lambda: thread.reads > reads and time.monotonic() > end_s)
 
-    peer.sendall(b"x")
-    woken: list[object] = []
-    with pytest.raises(KeyboardInterrupt):
-        Reading(mine.fileno(), stop, lambda: 1, woken.append)()
-    assert not woken
-    mine.close()
+    gevent.spawn(speak_and_block_the_loop)
+    assert wire.listen(attempt.take, 0.02)
+    assert attempt.reply.done
+    wire.close()
     peer.close()
 
 
-def test_an_attempt_that_overrides_take_is_asked_itself() -> None:
-    class Own(Attempt):
+def test_one_that_is_killed_has_every_token_that_was_read(reader: Reader) -> None:
+    mine, peer = socket.socketpair()
+    wire, attempt = SocketWire(mine), Attempt(reused=False)
+    thread = ear().reader
+    assert thread is not None
+    heard = gevent.spawn(wire.listen, attempt.take, 30.0)
+    gevent.sleep(0)
+    # the last two are what only Python knows: half a chunk each
+    for data in (HEAD + chunk(token(b"a")), chunk(token(b"a")), chunk(token(b"a")), b"5\r\nda", b"ta:\r\n"):
+        reads = thread.reads
+        peer.sendall(data)
+        until(lambda reads=reads: thread.reads > reads)  # type: ignore[misc]
+        if data.startswith(HEAD):
+            gevent.sleep(0)
+    heard.kill()
+    assert attempt.reply.chunks == 3
+    assert attempt.read_bytes == len(HEAD) + 3 * len(chunk(token(b"a"))) + 10
+    wire.close()
+    peer.close()
+
+
+def test_what_is_no_error_of_an_answer_is_not_given_to_one(reader: Reader) -> None:
+    class Stopping(Attempt):
+        count = 0
+
         def take(self, data: bytes, at_ns: int) -> bool:
-            return data == b"x"
+            self.count += 1
+            if self.count == 1:
+                raise KeyboardInterrupt
+            return True
 
-    mine, peer = os.pipe()
-    os.write(peer, b"x")
-    woken: list[object] = []
-    Reading(mine, Own(reused=False).take, lambda: 1, woken.append)()
-    assert woken == [None]
-    os.close(mine)
-    os.close(peer)
+    one = Listener(reader, Stopping(reused=False))
+    said(reader, one, b"x")
+    with pytest.raises(KeyboardInterrupt):
+        reader.hear()
+    assert not one.woken
+    said(reader, one, b"x")
+    reader.hear()
+    assert one.woken == [None], "it is listened to still"
+    one.close()
 
 
-def test_what_an_attempt_and_its_reading_hold_is_given_back() -> None:
+def test_what_came_after_enough_is_the_next_listeners(reader: Reader) -> None:
+    mine, peer = socket.socketpair()
+    reading, heard, woken = Reading(reader, mine.fileno()), list[bytes](), list[object]()
+
+    def take(data: bytes, at_ns: int) -> bool:
+        heard.append(data)
+        return True
+
+    def wake(ended: object) -> None:
+        woken.append(ended)
+        reading.stop()
+
+    reading.listen(take, wake)
+    for count, data in enumerate((b"a", b"b", b"c"), start=1):
+        peer.sendall(data)
+        until(lambda count=count: reader.reads == count)  # type: ignore[misc]
+    peer.close()
+    until(lambda: reader.reads == 4)
+    for count, expected in enumerate(([b"a"], [b"a", b"b"], [b"a", b"b", b"c"], [b"a", b"b", b"c", b""]), 1):
+        reader.hear()
+        assert heard == expected
+        assert len(woken) == count
+        reading.listen(take, wake)
+    reading.stop()
+    mine.close()
+
+
+def test_nothing_is_read_of_a_stream_that_was_stopped(reader: Reader) -> None:
+    """Its number may be another's at once: what that one gets is its own."""
+    for turn in range(300):
+        one = Listener(reader)
+        one.peer.sendall(b"%d" % turn)  # maybe read, maybe not
+        one.reading.stop()
+        number = one.mine.fileno()
+        one.mine.close()
+        mine, peer = socket.socketpair()
+        assert number in (mine.fileno(), peer.fileno())
+        peer.sendall(b"new")
+        assert mine.recv(100) == b"new"
+        for end in (mine, peer, one.peer):
+            end.close()
+
+
+def test_a_thread_that_is_no_longer_wanted_ends() -> None:
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    gc.collect()
+    before = threads()
+    one = Listener(Reader())
+    assert threads() == before + 1
+    one.close()
+    del one
+    gc.collect()
+    assert threads() == before
+
+
+def test_a_fork_reads_with_a_thread_of_its_own() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True True True\n"), done.stderr
+
+
+FORKS = """
+import gc, os
+from gevent import socket
+from loadtest.workers.wire import SocketWire
+
+def heard(wire, peer):
+    peer.sendall(b"x")
+    return wire.listen(lambda data, _: data == b"x", 20.0)
+
+mine, peer = socket.socketpair()
+wire = SocketWire(mine)
+before = heard(wire, peer)
+child = os.fork()
+if child == 0:
+    again = heard(*(make(one) for make, one in zip((SocketWire, lambda one: one), socket.socketpair())))
+    del wire
+    gc.collect()
+    os._exit(0 if again else 1)
+print(before, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, heard(wire, peer))
+"""
+
+
+def test_what_an_attempt_and_its_reading_hold_is_given_back(reader: Reader) -> None:
     gc.collect()
     gc.disable()
     try:
-        one = Listener()
-        one.peer.sendall(HEAD + chunk(token(b"first")))
-        one.read()
+        one = Listener(reader)
+        said(reader, one, HEAD + chunk(token(b"first")))
+        reader.hear()
         one.close()
         gone = weakref.ref(one)
         del one
