@@ -122,6 +122,7 @@ class StageObservation:
     running_max: float | None
     waiting_mean: float | None
     waiting_median: float | None
+    """At least so many waited in more than half of the looks: of two in the middle, the lower."""
     queue_from: float
     """Waiting requests in the median that are a queue: more than come within two engine steps anyway."""
     kv_usage_mean_ratio: float | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from statistics import fmean, median
+from statistics import fmean, median_low
 from typing import Any, Final
 
 from estimator.errors import EXIT_USAGE
@@ -189,7 +189,7 @@ def _stage(
         "preempted_in_window": _preemptions(engine, replace(window, start_ns=window.settled_ns)),
         "client": level.client,
         "requests_per_s": cohort.requests_per_s,
-        "waiting_median": median(waiting) if waiting else None,
+        "waiting_median": median_low(waiting) if waiting else None,
         "outcomes": cohort.outcomes,
         "requests": len(cohort.violations),
         "slo_violations": cohort.slo_violations,

@@ -80,6 +80,7 @@ static Form form_of_answer(Reading *self, int64_t *room_bytes) {
 }
 
 int ullage_move_times(Reading *self) {
+    if (!reader_is_mine(&self->of->reader)) return 0; /* a fork: whoever held the lock is not in this process */
     Times times = stream_take_times(&self->of->reader, &self->stream);
     if (times.count == 0) return 0; /* nor is anything to be freed */
     self->answer->read_bytes += times.read_bytes;
@@ -187,7 +188,7 @@ static PyObject *reading_stop(Reading *self, PyObject *none) {
     (void)none;
     int ended = 0;
     stream_disarm(&self->of->reader, &self->stream);
-    if (self->take && !self->has_ended) {
+    if (self->take && !self->has_ended && reader_is_mine(&self->of->reader)) {
         self->has_ended = 1;
         ended = look(self);
     }

@@ -32,7 +32,7 @@ settle_s: 1
 spawn_rate_per_s: 50
 stages: [{users: 1, hold_s: 5}]
 """
-SECONDS = ("--hours", str(16 / 3600), "--dip-every", str(8 / 60), "--dip", "4")
+SECONDS = ("--hours", str(24 / 3600), "--dip-every", str(12 / 60), "--dip", "4")
 LEAK = "faults: [{name: leak, argument: '1', every: 10}]"
 
 

@@ -5,7 +5,7 @@ Only rows are judged: this is what a person sees meanwhile.
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import median_low
 from typing import Final
 
 from loadtest.conductor.live.so_far import Level, mean_s
@@ -24,7 +24,7 @@ def faults(level: Level, limits: Limits) -> list[str]:
         found.append(fault)
     step_s = mean_s(counts, "tpot") or 0.0
     per_s = counts.succeeded / level.judged_s if level.judged_s else 0.0
-    if level.waiting and (waiting := median(level.waiting)) >= queue_from(per_s, step_s):
+    if level.waiting and (waiting := median_low(level.waiting)) >= queue_from(per_s, step_s):
         found.append(f"a queue: {waiting:.0f} requests waiting in the median")
     bad, lost = counts.judged - counts.good, failed(counts.outcomes) - counts.outcomes["client_cancel"]
     if counts.judged >= REQUESTS_MIN:
@@ -44,7 +44,7 @@ def evidence(level: Level) -> str:
     if level.kv_max_ratio is not None:
         parts.append(f"KV cache up to {level.kv_max_ratio:.0%}")
     if level.waiting:
-        parts.append(f"{median(level.waiting):.0f} waiting in the median")
+        parts.append(f"{median_low(level.waiting):.0f} waiting in the median")
     if level.preemptions is not None:
         parts.append(f"{level.preemptions:.0f} preemptions")
     return ", ".join(parts)

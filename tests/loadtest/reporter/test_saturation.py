@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fake_run import FakeRun, FakeStage, verdict_of
 
 from loadtest.records import Sample
 from loadtest.reporter.observation import Window
-from loadtest.reporter.saturation import _preemptions
+from loadtest.reporter.saturation import _preemptions, observe
 from loadtest.scenario import Limits
 
 STAGE = Window(index=0, label="", users=1, start_ns=10, settled_ns=12, end_ns=20)
@@ -27,6 +29,21 @@ def test_a_counter_that_was_reset_counts_from_zero() -> None:
 
 def test_a_stage_that_nobody_looked_at_has_an_unknown_number_of_preemptions() -> None:
     assert _preemptions([counter(9, 3)], STAGE) is None
+
+
+@pytest.mark.parametrize(("looks", "queues"), [(25, False), (26, True)])
+def test_a_queue_waits_in_more_than_half_of_the_looks(looks: int, queues: bool) -> None:
+    run = FakeRun(stages=(FakeStage(users=20),))
+    rows = run.rows()
+    settled = [s for s in rows.samples if s.source == "engine" and s.at_ns > 10_000_000_000]
+    late = {s.at_ns for s in settled[-looks:]}
+    samples = tuple(
+        replace(s, signals={**s.signals, "waiting": 12.0}) if s.source == "engine" and s.at_ns in late else s
+        for s in rows.samples
+    )
+    (stage,) = observe(replace(rows, samples=samples), run.manifest, run.slots).stages
+    assert len(settled) == 50
+    assert stage.faults == (("a queue: 12 requests waiting in the median",) if queues else ())
 
 
 def test_a_request_cut_short_counts_once_it_has_broken_a_limit() -> None:
