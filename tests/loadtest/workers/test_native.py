@@ -133,6 +133,20 @@ def listener(reader: Reader) -> Iterator[Listener]:
     one.close()
 
 
+Wired = tuple[SocketWire, socket.socket, Reader]
+
+
+@pytest.fixture
+def wired() -> Iterator[Wired]:
+    """A wire, its peer, and the thread that reads it."""
+    mine, peer = socket.socketpair()
+    thread = ear().reader
+    assert thread is not None
+    yield (wire := SocketWire(mine)), peer, thread
+    wire.close()
+    peer.close()
+
+
 def until(condition: Callable[[], bool]) -> None:
     end_s = time.monotonic() + 30
     while not condition():
@@ -369,11 +383,9 @@ def test_what_python_has_not_looked_at_is_bounded_and_the_rest_comes_after_it(re
     one.close()
 
 
-def test_an_end_that_was_read_in_time_is_no_timeout(reader: Reader) -> None:
-    mine, peer = socket.socketpair()
-    wire, attempt = SocketWire(mine), Attempt(reused=False)
-    thread = ear().reader
-    assert thread is not None
+def test_an_end_that_was_read_in_time_is_no_timeout(wired: Wired) -> None:
+    wire, peer, thread = wired
+    attempt = Attempt(reused=False)
 
     def speak_and_block_the_loop() -> None:
         end_s, reads = time.monotonic() + 0.03, thread.reads
@@ -383,15 +395,11 @@ def test_an_end_that_was_read_in_time_is_no_timeout(reader: Reader) -> None:
     gevent.spawn(speak_and_block_the_loop)
     assert wire.listen(attempt.take, 0.02)
     assert attempt.reply.done
-    wire.close()
-    peer.close()
 
 
-def test_one_that_is_killed_has_every_token_that_was_read(reader: Reader) -> None:
-    mine, peer = socket.socketpair()
-    wire, attempt = SocketWire(mine), Attempt(reused=False)
-    thread = ear().reader
-    assert thread is not None
+def test_one_that_is_killed_has_every_token_that_was_read(wired: Wired) -> None:
+    wire, peer, thread = wired
+    attempt = Attempt(reused=False)
     heard = gevent.spawn(wire.listen, attempt.take, 30.0)
     gevent.sleep(0)
     # the last two are what only Python knows: half a chunk each
@@ -404,8 +412,6 @@ def test_one_that_is_killed_has_every_token_that_was_read(reader: Reader) -> Non
     heard.kill()
     assert attempt.reply.chunks == 3
     assert attempt.read_bytes == len(HEAD) + 3 * len(chunk(token(b"a"))) + 10
-    wire.close()
-    peer.close()
 
 
 def test_what_is_no_error_of_an_answer_is_not_given_to_one(reader: Reader) -> None:
