@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from loadtest.made_often import made_often
+
 ROW_SCHEMA: Final = 1
 ERROR_BYTES_MAX: Final = 500
 
@@ -44,7 +46,7 @@ Outcome = Literal[
 SUCCESSES: Final[frozenset[str]] = frozenset({"ok", "short_eos"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@made_often
 class RequestIssued:
     """Written before a request is sent, so that a killed worker cannot make it disappear."""
 
@@ -59,7 +61,7 @@ class RequestIssued:
     turn: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@made_often
 class RequestRecord:
     """One request from intent to end; written once, when it ended, also when it failed.
 

@@ -14,7 +14,7 @@
 
 #define AT_ONCE 256
 #define TIMES_FIRST 64
-#define REST_NS 100000 /* to wake for each token would cost more than to read it: so late one may be dated */
+#define REST_NS 200000 /* to wake for each token would cost more than to read it: so late one may be dated */
 
 static int64_t now_ns(void) { /* the clock of time.perf_counter_ns */
     struct timespec t;

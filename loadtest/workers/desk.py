@@ -15,6 +15,7 @@ from gevent.event import Event as Gate
 
 from estimator.errors import PlainError
 from loadtest.live_counts import LiveCounts
+from loadtest.made_often import made_often
 from loadtest.origin import ApiKey, Origin
 from loadtest.row_file import RowWriter
 from loadtest.scenario import PATHS, Endpoint, Scenario
@@ -42,7 +43,7 @@ class NoScript(PlainError):  # noqa: N818  (what is missing)
     """A user of a class that nobody prepared: master and worker load different locustfiles."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@made_often
 class Turn:
     """One request, ready to be written at once."""
 
@@ -51,7 +52,7 @@ class Turn:
     request: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@made_often
 class Due:
     """When a request should be sent; `free_ns`: since when its user could have, where it was an arrival."""
 

@@ -110,7 +110,7 @@ def _the_same(tail: bytes) -> bytes:
 
 def form_of(event: ServerEvent, said: Meaning) -> EventForm | None:
     """The form of an event that was decoded as `said`; None when it is no safe example."""
-    if said not in TOKEN_ONLY or b"\n" in event.data:
+    if not said.has_token or said not in TOKEN_ONLY or b"\n" in event.data:
         return None
     for found in _TEXT.finditer(event.data):
         if found[1]:

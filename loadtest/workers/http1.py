@@ -71,7 +71,10 @@ class ResponseReader:
         """Body bytes in `data`. Raises BadResponse."""
         body = bytearray()
         if self._scans and self.is_between_chunks:
-            data = data[_take_whole_chunks(data, body) :]
+            end = _take_whole_chunks(data, body)
+            if end == len(data):
+                return bytes(body)
+            data = data[end:]
         self._buffer += data
         while self._advance(body):
             pass

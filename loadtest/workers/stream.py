@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from gevent import GreenletExit
 
+from loadtest.made_often import made_often
 from loadtest.origin import Origin
 from loadtest.records import SUCCESSES, Outcome
 from loadtest.scenario import Timeouts
@@ -27,7 +27,7 @@ IDLE_S_MAX: Final = 2.0
 Clock = Callable[[], int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@made_often
 class Exchange:
     """One request and its answer; None where it did not get that far. Times are monotonic nanoseconds.
 

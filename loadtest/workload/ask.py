@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from loadtest.made_often import made_often
 from loadtest.scenario import Endpoint
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@made_often
 class Ask:
     """One request, complete but for its HTTP head. What is planned of it goes into its row."""
 

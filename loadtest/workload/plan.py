@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 
 from estimator.spec import Lengths
+from loadtest.made_often import made_often
 from loadtest.scenario import Scenario
 from loadtest.scenario.dataset import Counted
 from loadtest.scenario.trace import TraceRow, trace_rows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@made_often
 class Plan:
     """One request: its lengths in tokens, and its own random numbers for the words."""
 

@@ -136,6 +136,10 @@ def test_data_over_several_lines_is_one_event() -> None:
     assert EventReader().feed(b"data: a\ndata: b\n\n") == [ServerEvent("", b"a\nb")]
 
 
+def test_a_carriage_return_ends_a_line_of_an_event_that_comes_whole() -> None:
+    assert EventReader().feed(b"data: a\rdata: b\n\n") == [ServerEvent("", b"a\nb")]
+
+
 def test_line_separators_inside_a_text_do_not_end_a_line() -> None:
     text = "a\u0085b\u2028c\x0bd\x0ce"
     events = EventReader().feed(b"data: " + json.dumps({"t": text}, ensure_ascii=False).encode() + b"\n\n")
@@ -156,6 +160,39 @@ def test_any_stream_cut_anywhere_gives_the_same_events(
     whole, cut = EventReader(), EventReader()
     expected = whole.feed(body)
     assert [event for piece in pieces_of(body, cuts) for event in cut.feed(piece)] == expected
+
+
+LINES = (
+    b"data: a\n",
+    b"data:b\n",
+    b"data: \n",
+    b"data: c\rd\n",
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b": x\n",
+    b"event: e\n",
+    b"data: ",
+)
+BOM = b"\xef\xbb\xbf"
+
+
+@given(
+    groups=st.lists(st.lists(st.sampled_from(LINES), min_size=1, max_size=3), max_size=5),
+    bom=st.sampled_from([b"", BOM]),
+    data=st.data(),
+)
+@settings(max_examples=500)
+def test_any_lines_cut_anywhere_give_the_events_of_single_bytes(
+    groups: list[list[bytes]], bom: bytes, data: st.DataObject
+) -> None:
+    reads = [bom, *(b"".join(lines) for lines in groups)]
+    body = b"".join(reads)
+    cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=6))
+    for pieces in reads, pieces_of(body, cuts):
+        single, cut = EventReader(), EventReader()
+        expected = [event for byte in body for event in single.feed(bytes([byte]))]
+        assert [event for piece in pieces for event in cut.feed(piece)] == expected
 
 
 @given(data=st.binary(max_size=300))
