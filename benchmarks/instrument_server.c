@@ -1,10 +1,10 @@
 /* A server that is never the bottleneck: streams precomputed bytes at true times and counts its own lateness.
  *
- * server PORT TTFT_MS ITL_MS TOKENS CORE; CORE -1 is any, shared with others. One thread, one epoll. Headers go
- * out at once; TTFT after the request's last byte come a role chunk and the first token; then one token each
- * ITL, each its own HTTP chunk and its own send(); with the last come usage and [DONE]. Due times are
- * absolute: lateness never adds up. GET /counters tells what was sent since it was last asked, times by their tens of
- * microseconds; the bytes are those of vLLM 0.32.
+ * server PORT TTFT_MS ITL_MS TOKENS CORE; CORE -1 is any, shared with others. One thread, one epoll.
+ * Headers go out at once; TTFT after the request's last byte come a role chunk and the first token; then one
+ * token each ITL, each its own HTTP chunk and its own send(); with the last come usage and [DONE]. Due times
+ * are absolute: lateness never adds up. GET /counters tells what was sent since it was last asked, times by
+ * tens of microseconds; the bytes are those of vLLM 0.32.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
