@@ -1,10 +1,11 @@
 """How true and how cheap the load client is, beside a floor in C and two clients people use: one table.
 
 `python benchmarks/instrument.py [--vllm-python PATH]`. A mock server with true times
-(instrument_server.py: first token after 100 ms, then one each 20 ms, 200 a stream) has core 0, the client
+(instrument_server.c: first token after 100 ms, then one each 20 ms, 200 a stream) has core 0, the client
 core 1. CPU is what the kernel charges the client's processes between two looks, divided by the chunks sent
-meanwhile; errors are the client's figures less the server's own. Needs Linux and two cores; root makes both
-sides deaf to other work on the machine. Ratios are to be trusted, microseconds belong to this machine.
+meanwhile; errors are the client's figures less the server's own. Needs Linux, two cores and a C compiler;
+root makes both sides deaf to other work on the machine. Ratios are to be trusted, microseconds belong to
+this machine.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +30,7 @@ from instrument_cell import (
     Failure,
     Figures,
     Server,
+    compiled,
     measured,
 )
 
@@ -55,6 +56,7 @@ def commands(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     scenario = folder / "scenario.yaml"
     scenario.write_text(SCENARIO)
     host = f"http://127.0.0.1:{PORT}"
+    floor = compiled("instrument_reader", folder)
 
     def locust(file: str, cell: Cell, *more: str) -> list[str]:
         run_s = cell.up_s + SETTLE_S + WINDOW_S + 1
@@ -69,19 +71,8 @@ def commands(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             "--no-audit",  # its one request would be counted, and its second is not the load's
         ),
         "naive FastHttpUser": lambda cell: locust("instrument_naive.py", cell),
+        "C reader": lambda cell: [str(floor), str(PORT), str(cell.streams), str(SETTLE_S + WINDOW_S + 1)],
     }
-    compiler = shutil.which("cc")
-    if compiler is None:
-        print("no C compiler here: the floor is left out")
-    else:
-        floor = folder / "reader"
-        subprocess.run([compiler, "-O2", "-o", floor, HERE / "instrument_reader.c"], check=True)
-        known["C reader"] = lambda cell: [
-            str(floor),
-            str(PORT),
-            str(cell.streams),
-            str(SETTLE_S + WINDOW_S + 1),
-        ]
     if args.vllm_python:
         args.vllm_tokenizer = args.vllm_tokenizer or tiny_tokenizer(args.vllm_python, folder)
         known["vllm bench serve"] = lambda cell: vllm_command(args, cell, folder, host)
@@ -197,11 +188,11 @@ def main() -> None:
         "--vllm-tokenizer", default="", help="a folder with a tokenizer for it; default: one is made"
     )
     args = parser.parse_args()
-    server = Server()
     figures: list[Figures] = []
     failures: dict[Cell, Failure] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        server = Server(folder)
         try:
             known = commands(folder, args)
             for cell in cells(known, quick=args.quick) * args.repeats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,9 +73,19 @@ class Failure:
     reason: str
 
 
+def compiled(name: str, folder: Path) -> Path:
+    """The program NAME.c beside this file, built into the folder."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise SystemExit("the mock server and the floor are written in C: install a C compiler (`cc`) first")
+    program = folder / name
+    subprocess.run([compiler, "-O2", "-o", program, HERE / f"{name}.c"], check=True)
+    return program
+
+
 class Server:
-    def __init__(self) -> None:
-        command = [sys.executable, HERE / "instrument_server.py", PORT, TTFT_MS, ITL_MS, TOKENS, SERVER_CORE]
+    def __init__(self, folder: Path) -> None:
+        command = [compiled("instrument_server", folder), PORT, TTFT_MS, ITL_MS, TOKENS, SERVER_CORE]
         self._process = subprocess.Popen([str(word) for word in command])
         for _ in range(100):
             try:
@@ -177,7 +188,8 @@ def wait_for_requests(server: Server, streams: int, client: subprocess.Popen[byt
     while total["requests"] < streams:
         if client.poll() is not None or time.perf_counter() > until_s:
             raise CellFailed("the client ended, or was too slow, before its streams were up")
-        time.sleep(0.05)
+        # what starts beside the client must not disturb its first answers
+        time.sleep(0.05 if total["requests"] else 0.01)
         move_children(client.pid)
         told = server.counters()
         total["requests"] += told["requests"]
