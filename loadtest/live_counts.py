@@ -55,7 +55,7 @@ class Spread:
             self.counts[bisect_left(self.edges_s, value_s)] += 1
             self.sum_s += value_s
 
-    def add_sorted_ns(self, values_ns: Sequence[int]) -> None:
+    def add_sorted_ns(self, values_ns: Sequence[int], sum_ns: int) -> None:
         """Costs a step for each edge between the least value and the greatest, not for each value."""
         edges_ns, end = self._edges_ns, len(values_ns)
         below, index = 0, bisect_left(edges_ns, values_ns[0]) if end else 0
@@ -63,7 +63,7 @@ class Spread:
             upto = bisect_right(values_ns, edges_ns[index], below) if index < len(edges_ns) else end
             self.counts[index] += upto - below
             below, index = upto, index + 1
-        self.sum_s += sum(values_ns) / 1e9
+        self.sum_s += sum_ns / 1e9
 
     def at_most(self, edge_s: float) -> int:
         """How many values did not exceed this edge. Raises ValueError when it is none of ours."""
@@ -99,7 +99,9 @@ class LiveCounts:
             spreads["ttft"].add(record.ttft_s)
             spreads["tpot"].add(record.tpot_s)
             spreads["e2e"].add(record.e2e_s)
-            spreads["itl"].add_sorted_ns(sorted_gaps_ns)
+            spreads["itl"].add_sorted_ns(
+                sorted_gaps_ns, (record.last_token_ns or 0) - (record.first_token_ns or 0)
+            )
             self.good += not violates(record, self._limits)
 
     @property

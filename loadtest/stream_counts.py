@@ -8,6 +8,7 @@ how many gaps there were, their sum and the sum of their squares are exact.
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -58,25 +59,21 @@ class Gaps:
     chunks: Counter[int] = field(default_factory=Counter)
     """Token events by the second of the clock they came in."""
 
-    def add(self, sorted_gaps_ns: Sequence[int], token_ns: Sequence[int]) -> None:
+    def add(self, sorted_gaps_ns: array[int], token_ns: array[int]) -> None:
         """One request: its gaps, the shortest first, and when its token events came, in order.
 
         Costs a few steps for each slot or octave and each second it touches; the rest is done in C.
         """
         self.count += len(sorted_gaps_ns)
         if native.gaps is not None:
-            sum_ns, sum_squares_ns2 = native.gaps.count_gaps(list(sorted_gaps_ns), self.slots)
+            sum_ns, sum_squares_ns2 = native.gaps.count_gaps(sorted_gaps_ns, self.slots)
+            native.gaps.count_seconds(token_ns, self.chunks)
         else:
             sum_ns, sum_squares_ns2 = sum(sorted_gaps_ns), sum(map(mul, sorted_gaps_ns, sorted_gaps_ns))
             self._count(sorted_gaps_ns)
+            self._count_seconds(token_ns)
         self.sum_ns += sum_ns
         self.sum_squares_ns2 += sum_squares_ns2
-        at = 0
-        while at < len(token_ns):
-            second = token_ns[at] // SECOND_NS
-            end = bisect_left(token_ns, (second + 1) * SECOND_NS, at)
-            self.chunks[second] += end - at
-            at = end
 
     def _count(self, gaps_ns: Sequence[int]) -> None:
         """Slot by slot where they are few, as of an even stream; else gap by gap, in C. Same as slot_of."""
@@ -94,6 +91,14 @@ class Gaps:
                 if upto > at:
                     self.slots[base + leading] += upto - at
                 at = upto
+
+    def _count_seconds(self, token_ns: Sequence[int]) -> None:
+        at = 0
+        while at < len(token_ns):
+            second = token_ns[at] // SECOND_NS
+            end = bisect_left(token_ns, (second + 1) * SECOND_NS, at)
+            self.chunks[second] += end - at
+            at = end
 
     def merge(self, row: StreamCounts) -> None:
         self.count += row.gaps
@@ -145,7 +150,7 @@ class Tally:
         self._worker = worker
         self._seconds: dict[int, Gaps] = {}
 
-    def add(self, intended_ns: int, sorted_gaps_ns: Sequence[int], token_ns: Sequence[int]) -> None:
+    def add(self, intended_ns: int, sorted_gaps_ns: array[int], token_ns: array[int]) -> None:
         second = intended_ns // SECOND_NS
         gaps = self._seconds.get(second)
         if gaps is None:

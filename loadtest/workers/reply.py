@@ -85,12 +85,14 @@ class Reply:
     def last_token_ns(self) -> int | None:
         return self.token_ns[-1] if self.token_ns else None
 
-    def sorted_gaps_ns(self) -> list[int]:
+    def sorted_gaps_ns(self) -> array[int]:
         """The times between token events, the shortest first; exact, and one less than there are events."""
-        if native.gaps is not None:
-            return native.gaps.sorted_gaps(self.token_ns)
-        times_ns = self.token_ns.tolist()
-        return sorted(map(sub, times_ns[1:], times_ns))
+        gaps_ns = self.token_ns[1:]
+        if native.gaps is None:
+            return array("q", sorted(map(sub, gaps_ns, self.token_ns)))
+        if gaps_ns:
+            native.gaps.sort_gaps(gaps_ns, self.token_ns[0])
+        return gaps_ns
 
     def feed(self, body: bytes, at_ns: int) -> None:
         """`body` was read at `at_ns`; every token in it gets that time.

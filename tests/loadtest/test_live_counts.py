@@ -52,7 +52,7 @@ def test_a_request_exactly_at_the_limit_is_within_it() -> None:
 @given(gaps=st.lists(st.integers(min_value=0, max_value=20 * 10**9)))
 def test_gaps_of_a_stream_are_counted_as_if_one_by_one(gaps: list[int]) -> None:
     together, one_by_one = Spread(EDGES_S["itl"]), Spread(EDGES_S["itl"])
-    together.add_sorted_ns(sorted(gaps))
+    together.add_sorted_ns(sorted(gaps), sum(gaps))
     for gap in gaps:
         one_by_one.add(gap / 1e9)
     assert together.counts == one_by_one.counts

@@ -30,7 +30,7 @@ gap_lists = st.lists(st.integers(0, HOUR_NS) | st.integers(15_000_000, 25_000_00
 
 def counted(gaps_ns: list[int]) -> Gaps:
     gaps = Gaps()
-    gaps.add(sorted(gaps_ns), array("q"))
+    gaps.add(array("q", sorted(gaps_ns)), array("q"))
     return gaps
 
 
@@ -80,8 +80,8 @@ def test_requests_counted_in_any_number_of_rows_add_up_to_one(
     tally, rows, whole = Tally(3), list[StreamCounts](), Gaps()
     for position, (intended_ns, gaps_ns) in enumerate(requests):
         token_ns = array("q", np.cumsum([intended_ns, *gaps_ns]).tolist())
-        tally.add(intended_ns, sorted(gaps_ns), token_ns)
-        whole.add(sorted(gaps_ns), token_ns)
+        tally.add(intended_ns, array("q", sorted(gaps_ns)), token_ns)
+        whole.add(array("q", sorted(gaps_ns)), token_ns)
         if position == cut:
             rows += tally.taken()
     rows += tally.taken()

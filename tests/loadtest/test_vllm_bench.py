@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,7 +91,8 @@ def counted(requests: Sequence[Streamed]) -> list[StreamCounts]:
     tally = Tally(0)
     for one in requests:
         if one.record.succeeded:
-            tally.add(one.record.intended_ns, sorted(np.diff(one.token_ns).tolist()), one.token_ns)
+            gaps_ns = array("q", sorted(np.diff(one.token_ns).tolist()))
+            tally.add(one.record.intended_ns, gaps_ns, array("q", one.token_ns))
     return list(tally.taken())
 
 

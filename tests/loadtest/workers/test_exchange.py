@@ -117,13 +117,13 @@ def test_every_time_is_that_of_the_read_that_carried_it() -> None:
     reply = exchange.reply
     assert (exchange.outcome, exchange.connected_ns, exchange.sent_ns) == ("ok", 2 * MS, 2 * MS)
     assert (exchange.headers_ns, reply.first_token_ns, reply.last_token_ns) == (12 * MS, 102 * MS, 152 * MS)
-    assert reply.sorted_gaps_ns() == [20 * MS, 30 * MS]
+    assert reply.sorted_gaps_ns().tolist() == [20 * MS, 30 * MS]
     assert (reply.chunks, reply.output_tokens, reply.coalesced_reads) == (3, 3, 0)
 
 
 def test_tokens_that_came_in_one_read_share_its_time_and_are_called_coalesced() -> None:
     reply = Line([(10, HEAD), (90, chunk(token()) + chunk(token())), (5, END)]).ask().reply
-    assert (reply.sorted_gaps_ns(), reply.coalesced_reads) == ([0, 5 * MS], 1)
+    assert (reply.sorted_gaps_ns().tolist(), reply.coalesced_reads) == ([0, 5 * MS], 1)
 
 
 @pytest.mark.parametrize("name", ["chat", "completions"])
