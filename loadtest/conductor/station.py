@@ -167,7 +167,7 @@ class Station:
         for beat in itertools.count(1):
             gevent.sleep(SAMPLE_S)
             desk = self._desk
-            death = desk.watchdog.look(desk.clock(), desk.in_flight, desk.last_token_ns)
+            death = desk.watchdog.look(desk.clock(), desk.in_flight, lambda: desk.last_token_ns)
             if death is not None:
                 desk.give_up(death)
                 return

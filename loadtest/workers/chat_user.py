@@ -128,10 +128,10 @@ class ChatUser(User):
             raise StopUser from error
         finally:
             desk.in_flight -= 1
+        refusal = desk.watchdog.ended(record)
         if exchange.stopped_by is not None:
             raise exchange.stopped_by
         self._tell_locust(record)
-        refusal = desk.watchdog.ended(record)
         if refusal is not None:
             desk.give_up(refusal)
             raise StopUser from refusal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from statistics import median
 from typing import Final
 
@@ -91,14 +91,21 @@ class Watchdog:
             "so the load was stopped: correct --host, the key, the model or the scenario"
         )
 
-    def look(self, now_ns: int, in_flight: int, last_token_ns: int | None) -> ServerDied | None:
-        """Why the load should stop, one sentence; None while all is well."""
-        if last_token_ns is not None:
-            self._heard(last_token_ns)
+    def look(self, now_ns: int, in_flight: int, last_token_ns: Callable[[], int | None]) -> ServerDied | None:
+        """Why the load should stop, one sentence; None while all is well.
+
+        last_token_ns: when any user got a token last. To know it every stream is looked at, so it is asked
+        only where requests that ended do not show that the server lives.
+        """
+        limit_s = silence_limit_s(self._limits, self._gaps_p99_s)
+        if self._failures or self._silence_s(now_ns) > limit_s:
+            token_ns = last_token_ns()
+            if token_ns is not None:
+                self._heard(token_ns)
         if in_flight == 0 and self._failures < FAILURES_MIN:
             self._heard(now_ns)
-        silent_s = (now_ns - self._heard_ns) / 1e9
-        if silent_s > silence_limit_s(self._limits, self._gaps_p99_s):
+        silent_s = self._silence_s(now_ns)
+        if silent_s > limit_s:
             return ServerDied(
                 f"the server generated nothing for {silent_s:.0f} s while {in_flight} requests waited: "
                 "it hangs, so the load was stopped"
@@ -113,6 +120,9 @@ class Watchdog:
                 "the server died, so the load was stopped"
             )
         return None
+
+    def _silence_s(self, now_ns: int) -> float:
+        return (now_ns - self._heard_ns) / 1e9
 
     def _heard(self, at_ns: int) -> None:
         """A sign of life; what failed before it was no death."""
