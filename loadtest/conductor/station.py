@@ -164,9 +164,9 @@ class Station:
 
     def _beat(self) -> None:
         """Once a second: does the server still generate, and a sample of this process."""
+        desk = self._desk
         for beat in itertools.count(1):
             gevent.sleep(SAMPLE_S)
-            desk = self._desk
             death = desk.watchdog.look(desk.clock(), desk.in_flight, lambda: desk.last_token_ns)
             if death is not None:
                 desk.give_up(death)
@@ -176,7 +176,7 @@ class Station:
                 if beat % TALLY_BEATS == 0:
                     self._write_streams()
             except (RowFileError, OSError) as error:
-                self._desk.give_up(PlainError(str(error)))
+                desk.give_up(PlainError(str(error)))
                 return
 
     def _report(self) -> None:
