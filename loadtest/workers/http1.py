@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 HEADER_BYTES_MAX: Final = 65_536
+KNOWN_HEAD_BYTES_MAX: Final = 2048
+"""Longer heads are read line by line: few are, and those that were are kept."""
 QUOTED_BYTES: Final = 8
 """Enough to recognise another protocol by; too little of a key that a peer sends back to us."""
 _CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")  # int() alone would take 0x1f, 1_0 and -1
@@ -18,6 +21,17 @@ State = Literal["status", "headers", "body", "chunk_size", "chunk", "chunk_end",
 
 class BadResponse(ValueError):  # noqa: N818  (reads as what happened)
     """The bytes are not an HTTP/1.1 response."""
+
+
+class Head(NamedTuple):
+    """The status line and headers of an answer, and where they leave its reader. Nobody adds to them."""
+
+    status: int | None
+    headers: dict[str, str]
+    keep_alive: bool
+    state: State
+    left: int | None
+    header_bytes: int
 
 
 class ResponseReader:
@@ -70,6 +84,8 @@ class ResponseReader:
     def feed(self, data: bytes) -> bytes:
         """Body bytes in `data`. Raises BadResponse."""
         body = bytearray()
+        if self._scans and self._is_fresh:
+            data = data[self._take_known_head(data) :]
         if self._scans and self.is_between_chunks:
             end = _take_whole_chunks(data, body)
             if end == len(data):
@@ -85,6 +101,26 @@ class ResponseReader:
         if self._state == "body" and self._left is None:
             self._state = "complete"
         return self.complete
+
+    @property
+    def head(self) -> Head:
+        """What was read of it so far."""
+        return Head(
+            self.status, self.headers, self.keep_alive, self._state, self._left, self._seen_header_bytes
+        )
+
+    @property
+    def _is_fresh(self) -> bool:
+        return self._state == "status" and not self._buffer and not self._seen_header_bytes
+
+    def _take_known_head(self, data: bytes) -> int:
+        """Where the body begins, when the whole head is here and can be read at once; else 0."""
+        end = data.find(b"\r\n\r\n", 0, KNOWN_HEAD_BYTES_MAX) + 4
+        like = _known(data[:end]) if end > 4 else None
+        if like is None:
+            return 0
+        self.status, self.headers, self.keep_alive, self._state, self._left, self._seen_header_bytes = like
+        return end
 
     def _advance(self, body: bytearray) -> bool:
         """One step; False when more bytes are needed or the response is complete."""
@@ -191,6 +227,21 @@ class ResponseReader:
         size = int(digits, 16)
         self._left = size
         self._state = "chunk" if size else "trailers"
+
+
+@lru_cache(maxsize=64)
+def _known(head: bytes) -> Head | None:
+    """What a reader says that has read these bytes; None when they are no head, or a head and more.
+
+    Answers of one server begin alike, for as long as the second in their date lasts.
+    """
+    reader = ResponseReader(scans=False)
+    if b"\n\n" in head or head.find(b"\n\r\n") != len(head) - 3:
+        return None
+    with suppress(BadResponse):
+        reader.feed(head)
+        return reader.head
+    return None
 
 
 @lru_cache(maxsize=4096)

@@ -21,8 +21,7 @@ TOKENS_MAX: Final = 2**31
 
 _parsed: Final = json.JSONDecoder().decode  # json.loads() first looks for UTF-16, which no event has
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")  # not splitlines(): that also splits at other characters
-_REASONING_FIELDS: Final = ("reasoning", "reasoning_content")
-_TEXT_FIELDS: Final = ("content", *_REASONING_FIELDS)
+_TEXT_FIELDS: Final = ("content", "reasoning", "reasoning_content")
 Channel = Literal["output", "reasoning"]
 
 
@@ -145,48 +144,43 @@ def read_event(event: ServerEvent) -> Meaning:
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
         choice = {}
+    has_token, channel = _token_of(choice)
     finish_reason = choice.get("finish_reason")
+    usage = body.get("usage")
+    if not isinstance(usage, dict):
+        usage = {}
     return Meaning(
-        has_token=_has_token(choice),
-        channel=_channel(choice),
+        has_token=has_token,
+        channel=channel,
         finish_reason=finish_reason if isinstance(finish_reason, str) else None,
-        input_tokens=_usage(body, "prompt_tokens"),
-        output_tokens=_usage(body, "completion_tokens"),
+        input_tokens=_count_of(usage.get("prompt_tokens")),
+        output_tokens=_count_of(usage.get("completion_tokens")),
     )
 
 
-def _has_token(choice: Mapping[str, Any]) -> bool:
-    """An empty text still counts: the server holds half a character. A chunk of the role alone does not."""
-    if isinstance(choice.get("text"), str):
-        return True
-    delta = choice.get("delta")
-    if not isinstance(delta, dict):
-        return False
-    texts = [delta[field] for field in _TEXT_FIELDS if isinstance(delta.get(field), str)]
-    return bool(delta.get("tool_calls")) or (any(texts) if "role" in delta else bool(texts))
+def _token_of(choice: Mapping[str, Any]) -> tuple[bool, Channel | None]:
+    """Is there a token, and where did its text go?
 
-
-def _channel(choice: Mapping[str, Any]) -> Channel | None:
-    """A call is output too; where one event holds both, the answer proper has begun."""
-    delta = choice.get("delta")
+    An empty text still counts: the server holds half a character. A chunk of the role alone does not. A call
+    is output too; where one event holds both, the answer proper has begun.
+    """
     if isinstance(text := choice.get("text"), str):
-        return "output" if text else None
+        return True, "output" if text else None
+    delta = choice.get("delta")
     if not isinstance(delta, dict):
-        return None
-    if delta.get("tool_calls") or _says(delta, "content"):
-        return "output"
-    return "reasoning" if any(_says(delta, field) for field in _REASONING_FIELDS) else None
+        return False, None
+    texts = [delta[field] for field in _TEXT_FIELDS if isinstance(delta.get(field), str)]
+    says, calls = any(texts), bool(delta.get("tool_calls"))
+    has_token = calls or (says if "role" in delta else bool(texts))
+    if calls or (isinstance(content := delta.get("content"), str) and content):
+        return has_token, "output"
+    return has_token, "reasoning" if says else None
 
 
-def _says(delta: Mapping[str, Any], field: str) -> bool:
-    return isinstance(text := delta.get(field), str) and bool(text)
-
-
-def _usage(body: Mapping[str, Any], name: str) -> int | None:
-    usage = body.get("usage")
-    value = usage.get(name) if isinstance(usage, dict) else None
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < TOKENS_MAX
-    return value if is_count else None
+def _count_of(value: object) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < TOKENS_MAX:
+        return value
+    return None
 
 
 def _error_text(body: Any) -> str | None:

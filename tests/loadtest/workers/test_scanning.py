@@ -87,6 +87,38 @@ def test_a_recorded_conversation_gives_one_record_cut_anywhere(path: Path) -> No
             same_either_way([HEAD, *(b"%x\r\n%s\r\n" % (len(p), p) for p in pieces_of(body, cuts) if p)])
 
 
+HEAD_LINES = (
+    b"HTTP/1.1 200 OK",
+    b"HTTP/1.1 200 OK",
+    b"HTTP/1.0 204 No Content",
+    b"HTTP/1.1 100 Continue",
+    b"Content-Type: text/event-stream",
+    b"Transfer-Encoding: chunked",
+    b"Content-Length: 7",
+    b"Content-Length: x",
+    b"Connection: close",
+    b"no colon",
+    b"",
+)
+
+
+@given(
+    lines=st.lists(
+        st.tuples(st.sampled_from(HEAD_LINES), st.sampled_from([b"\r\n", b"\r\n", b"\n"])), max_size=6
+    ),
+    data=st.data(),
+)
+@settings(max_examples=500)
+def test_a_head_that_comes_whole_is_read_as_one_that_comes_in_bytes(
+    lines: list[tuple[bytes, bytes]], data: st.DataObject
+) -> None:
+    first = data.draw(st.sampled_from([b"", b"X"])) + b"HTTP/1.1 200 OK\r\n"
+    head = first + b"".join(line + end for line, end in lines) + b"\r\n"
+    content = head + b"7\r\ndata: a\r\n0\r\n\r\n"
+    cuts = data.draw(st.lists(st.integers(0, 2) | st.integers(0, len(content)), max_size=3))
+    same_either_way(pieces_of(content, cuts))
+
+
 TEXTS = st.one_of(
     st.text(max_size=6),
     st.sampled_from(
