@@ -97,13 +97,12 @@ class LoopReading:
 class SocketWire:
     """A connected socket, plain or TLS. Belongs to one greenlet."""
 
-    __slots__ = ("_ear", "_heard", "_loop", "_number", "_socket", "_waiter")
+    __slots__ = ("_ear", "_heard", "_loop", "_socket", "_waiter")
 
     def __init__(
         self, connection: socket.socket, of: Ear | None = None, clock: Callable[[], int] = perf_counter_ns
     ) -> None:
         self._socket = connection
-        self._number = connection.fileno()
         self._loop = get_hub().loop
         self._ear = of or ear()
         self._heard = _heard(connection, self._ear, clock)

@@ -94,7 +94,7 @@ def test_a_listener_that_is_killed_leaves_its_socket_in_silence(pair: Pair) -> N
 
 def test_a_number_that_is_used_again_is_the_new_sockets_alone(pair: Pair) -> None:
     wire, peer = pair
-    number = wire._number
+    number = wire._socket.fileno()
     wire.close()
     peer.close()
     mine, its_peer = socket.socketpair()
