@@ -13,6 +13,7 @@ import pytest
 from gevent import socket
 from gevent.hub import get_hub
 from gevent.ssl import SSLContext
+from used_again import pair_at
 
 from loadtest.workers.ear import Ear, WatcherEar, ear
 from loadtest.workers.wire import SocketWire
@@ -97,8 +98,7 @@ def test_a_number_that_is_used_again_is_the_new_sockets_alone(pair: Pair) -> Non
     number = wire._socket.fileno()
     wire.close()
     peer.close()
-    mine, its_peer = socket.socketpair()
-    assert number in (mine.fileno(), its_peer.fileno()), "the test needs the number again"
+    mine, its_peer = pair_at(number)
     again = SocketWire(mine, wire._ear)
     its_peer.sendall(b"new")
     assert again.listen(lambda data, _: data == b"new", 5.0)
