@@ -70,6 +70,8 @@ def uniform(low: int, high: int) -> Lengths:
 
 
 EVEN: Final = Workload(input_tokens=constant(256), output_tokens=constant(256))
+UNEVEN: Final = Workload(input_tokens=constant(256), output_tokens=uniform(128, 384))
+"""Of one length they are preempted in waves, and how many a window sees is a matter of the machine's pace."""
 SHORT: Final = Workload(input_tokens=constant(128), output_tokens=constant(128))
 MIXED: Final = Workload(input_tokens=uniform(64, 512), output_tokens=uniform(32, 384))
 READING: Final = Workload(input_tokens=constant(1024), output_tokens=constant(16))
@@ -78,7 +80,7 @@ TALK: Final = Workload(input_tokens=constant(576), output_tokens=uniform(64, 192
 ALL_CASES: Final = (
     Case(name="below every limit", server="plain", users=16, workload=EVEN, wall="none"),
     Case(name="the KV cache just full", server="plain", users=40, workload=EVEN, wall="kv", every_time=False),
-    Case(name="overload with preemption", server="plain", users=64, workload=EVEN, wall="kv"),
+    Case(name="overload with preemption", server="plain", users=64, workload=UNEVEN, wall="kv"),
     Case(name="mixed lengths", server="plain", users=64, workload=MIXED, wall="kv", every_time=False),
     Case(
         name="Poisson arrivals",
