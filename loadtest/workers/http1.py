@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple
 
 HEADER_BYTES_MAX: Final = 65_536
 KNOWN_HEAD_BYTES_MAX: Final = 2048
-"""Longer heads are read line by line: few are, and those that were are kept."""
+"""What was read before is remembered, and must be small: a longer head is read line by line."""
 QUOTED_BYTES: Final = 8
 """Enough to recognise another protocol by; too little of a key that a peer sends back to us."""
 _CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")  # int() alone would take 0x1f, 1_0 and -1
@@ -116,10 +116,10 @@ class ResponseReader:
     def _take_known_head(self, data: bytes) -> int:
         """Where the body begins, when the whole head is here and can be read at once; else 0."""
         end = data.find(b"\r\n\r\n", 0, KNOWN_HEAD_BYTES_MAX) + 4
-        like = _known(data[:end]) if end > 4 else None
-        if like is None:
+        known = _known(data[:end]) if end > 4 else None
+        if known is None:
             return 0
-        self.status, self.headers, self.keep_alive, self._state, self._left, self._seen_header_bytes = like
+        self.status, self.headers, self.keep_alive, self._state, self._left, self._seen_header_bytes = known
         return end
 
     def _advance(self, body: bytearray) -> bool:
@@ -235,9 +235,9 @@ def _known(head: bytes) -> Head | None:
 
     Answers of one server begin alike, for as long as the second in their date lasts.
     """
-    reader = ResponseReader(scans=False)
     if b"\n\n" in head or head.find(b"\n\r\n") != len(head) - 3:
         return None
+    reader = ResponseReader(scans=False)
     with suppress(BadResponse):
         reader.feed(head)
         return reader.head
