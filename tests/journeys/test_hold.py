@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from statistics import fmean
 from typing import Final
 
 import pytest
+from c_compiler import c_compiler
 
 import loadtest
 from loadtest.reporter.latency import NEEDED_BY_LATENESS, exact_quantiles, send_lateness_s
@@ -41,11 +41,8 @@ stages: [{{users: 1, hold_s: 10}}]
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[int]:
     """The benchmarks' server on a port of loopback: it sends made-up bytes when they are due."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler here: the server that sends the streams is written in C")
     program = folder / "server"
-    subprocess.run([compiler, "-O2", "-o", program, ROOT / "benchmarks/instrument_server.c"], check=True)
+    subprocess.run([c_compiler(), "-O2", "-o", program, ROOT / "benchmarks/instrument_server.c"], check=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     with subprocess.Popen([program, *map(str, (port, TTFT_MS, ITL_MS, TOKENS, -1))]) as process:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from c_compiler import c_compiler
 
 HERE = Path(__file__).parent
 WORKERS = HERE.parents[2] / "loadtest/workers"
@@ -17,9 +17,7 @@ TURNS = 3
 @pytest.mark.skipif(sys.platform != "linux", reason="the thread needs epoll")
 @pytest.mark.parametrize("watch", ["thread", "address,undefined"])
 def test_streams_are_read_stopped_and_closed_at_any_time(watch: str, tmp_path: Path) -> None:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler here")
+    compiler = c_compiler()
     program, empty = tmp_path / "races", tmp_path / "empty.c"
     empty.write_text("int main(void) { return 0; }\n")
     flags = ["-O1", "-g", "-pthread", f"-fsanitize={watch}", "-fno-sanitize-recover=all"]
