@@ -4,13 +4,15 @@
 (instrument_server.c: first token after 100 ms, then one each 20 ms, 200 a stream) has core 0, the client
 core 1. CPU is what the kernel charges the client's processes between two looks, divided by the chunks sent
 meanwhile; errors are the client's figures less the server's own. Needs Linux, two cores and a C compiler;
-root makes both sides deaf to other work on the machine. Ratios are to be trusted, microseconds belong to
-this machine.
+root makes both sides deaf to other work on the machine. What its hypervisor takes of the client's core is a
+column; so that it takes little, idle cores are kept from halting. Ratios are to be trusted, microseconds
+belong to this machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
@@ -20,7 +22,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from instrument_cell import (
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests/support")]
+
+from awake import awake  # noqa: E402
+from instrument_cell import (  # noqa: E402
     HERE,
     PORT,
     SETTLE_S,
@@ -154,6 +159,7 @@ def row(one: Figures, floor_us: Mapping[int, float]) -> str:
         "" if one.lateness_p99_ms is None else f"{one.lateness_p99_ms:.2f}",
         f"{one.rss_mb:.0f}",
         f"{one.start_s:.1f}",
+        "" if one.stolen_ms is None else f"{one.stolen_ms:.0f}",
         "yes" if one.keeps_up else "no",
     ]
     return f"| {' | '.join(shown)} |"
@@ -170,6 +176,7 @@ COLUMNS: Final = (
     "send lateness p99 ms",
     "RSS MB",
     "start s",
+    "stolen ms",
     "keeps up",
 )
 
@@ -181,6 +188,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="rounds over the cells; the table has medians")
     parser.add_argument("--quick", action="store_true", help="the first three rows alone")
     parser.add_argument("--only", default="", help="a regular expression on 'client streams'")
+    parser.add_argument("--may-halt", action="store_true", help="let idle cores halt, as any machine's do")
     parser.add_argument(
         "--vllm-python", default="", help="a Python that has vLLM, to run its bench as a peer"
     )
@@ -190,8 +198,11 @@ def main() -> None:
     args = parser.parse_args()
     figures: list[Figures] = []
     failures: dict[Cell, Failure] = {}
-    with tempfile.TemporaryDirectory() as name:
+    with contextlib.ExitStack() as kept:
+        name = kept.enter_context(tempfile.TemporaryDirectory())
         folder = Path(name)
+        if not args.may_halt:
+            kept.enter_context(awake())
         server = Server(folder)
         try:
             known = commands(folder, args)

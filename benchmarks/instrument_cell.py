@@ -13,7 +13,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,8 @@ class Figures:
     itl_p99_ms: tuple[float, float] | None
     """Measured, and the server's own."""
     lateness_p99_ms: float | None = None
+    stolen_ms: float | None = None
+    """What the hypervisor took of the client's core from its start to its end; None: not counted here."""
 
     @property
     def keeps_up(self) -> bool:
@@ -136,17 +138,20 @@ def measure(server: Server, cell: Cell, command: Sequence[str], folder: Path) ->
     pause_s = TOKENS * ITL_MS / 1000 + 1.0  # streams of the last client that still run
     while server.counters()["chunks"]:
         time.sleep(min(pause_s, 0.5))
-    started_ns = time.perf_counter_ns()
+    started_ns, stolen_ms = time.perf_counter_ns(), stolen_ms_of(CLIENT_CORE)
     environment = os.environ | {"INSTRUMENT_OUT": str(out), "PYTHONPATH": str(HERE.parent)}
     with (folder / "client.log").open("wb") as log:
         client = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, preexec_fn=on_client_core, cwd=folder
         )
     try:
-        return _figures(server, cell, client, started_ns, folder)
+        figures = _figures(server, cell, client, started_ns, folder)
     finally:
         client.kill()
         client.wait()
+    if stolen_ms is None:
+        return figures
+    return replace(figures, stolen_ms=(stolen_ms_of(CLIENT_CORE) or 0.0) - stolen_ms)
 
 
 def _figures(
@@ -252,6 +257,15 @@ def cpu_of(pid: int) -> float:
     """Seconds on a core so far, all threads, from the scheduler's own clock."""
     tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+def stolen_ms_of(core: int) -> float | None:
+    """So far, since the machine started: the eighth number of the core's line in /proc/stat, in ticks."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{core}" and len(ticks) >= 8:
+            return int(ticks[7]) * 1000 / os.sysconf("SC_CLK_TCK")
+    return None
 
 
 def rss_mb_of(pid: int) -> float:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from estimator.errors import EXIT_USAGE
 
 Level = Literal["ok", "amber", "red", "skipped"]
+STEAL_AMBER: Final = 0.02
+STEAL_RED: Final = 0.2
+"""Of the processor time of the machine that the load comes from: what its hypervisor gave to others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,10 @@ WORKER_GAUGES: Final[Mapping[str, tuple[str, str]]] = {
     "client_rss_bytes": ("worker_resident_memory_bytes", "Resident memory of a load process."),
     "client_loop_lag_max_s": ("worker_loop_lag_seconds", "Worst lateness of a timer in its last second."),
     "client_gc_pause_max_s": ("worker_gc_pause_seconds", "Longest garbage collection in its last second."),
+    "client_steal_ratio": (
+        "worker_cpu_steal_ratio",
+        "Of its machine's processor time, what its hypervisor took.",
+    ),
 }
 
 

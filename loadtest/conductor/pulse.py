@@ -1,4 +1,4 @@
-"""A load process watches itself: CPU, memory, users, requests, how late its loop runs, what garbage costs."""
+"""A load process watches itself: CPU, memory, users, requests, how late its loop runs and what made it so."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from loadtest.conductor.stolen_time import StolenTime
 from loadtest.records import Sample
 
 PROBE_S: Final = 0.05
+STOLEN_S_MIN: Final = 0.5
+"""Linux counts stolen time in hundredths of a second: a share of fewer than these says nothing."""
 _NONE: Final[Mapping[str, float]] = MappingProxyType({})
 
 
@@ -45,13 +48,19 @@ class Collections:
 class Pulse:
     """Turns looks at this process into Samples, a second apart or whenever `sample` is called."""
 
-    def __init__(self, worker: int, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+    def __init__(
+        self,
+        worker: int,
+        clock: Callable[[], int] = time.perf_counter_ns,
+        stolen_ratio: Callable[[], float | None] | None = None,
+    ) -> None:
         self._target = f"w{worker:02d}"
         self._clock = clock
         self._lag_max_ns = 0
         self._last_ns = clock()
         self._last_cpu_s = _cpu_s()
         self._garbage = Collections()
+        self._stolen_ratio = stolen_ratio or StolenTime().ratio
 
     def close(self) -> None:
         self._garbage.close()
@@ -63,6 +72,7 @@ class Pulse:
     def sample(self, *, users: int, in_flight: int, arrivals: Mapping[str, float] = _NONE) -> Sample:
         now_ns, cpu_s = self._clock(), _cpu_s()
         passed_s = max((now_ns - self._last_ns) / 1e9, 1e-9)
+        stolen = self._stolen_ratio() if passed_s >= STOLEN_S_MIN else None
         sample = Sample(
             at_ns=now_ns,
             source="client",
@@ -75,6 +85,7 @@ class Pulse:
                 "client_gc_pause_max_s": self._garbage.longest_ns / 1e9,
                 "client_gc_total_s": self._garbage.total_ns / 1e9,
                 "client_rss_bytes": float(rss_bytes()),
+                **({} if stolen is None else {"client_steal_ratio": stolen}),
                 **arrivals,
             },
         )

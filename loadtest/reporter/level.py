@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.records import Sample
+from loadtest.reporter.client_health import client_health
 from loadtest.reporter.cohort import Cohort, judge_cohort
 from loadtest.reporter.observation import ClientHealth, Window
 from loadtest.reporter.question import Question, together
 from loadtest.reporter.signs import signs
 from loadtest.reporter.token_audit import TokenAudit, audit_tokens, pace_doubt
-from loadtest.reporter.walls import client_health
 from loadtest.scenario import Limits
 
 

@@ -74,6 +74,10 @@ class ClientHealth:
     """Those of them that spoil a stage whatever else it shows: nobody asked the server meanwhile."""
     burst_ratio: float | None = None
     """Share of the answers whose tokens came mostly several to a read, while the client was on time."""
+    steal_ratio: float | None = None
+    """Of the processor time of its machine, what the hypervisor gave to others: the mean over the seconds."""
+    steal_max_ratio: float | None = None
+    """The same of the worst second. Excuses nothing, and explains a client that was late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

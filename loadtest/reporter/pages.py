@@ -12,14 +12,13 @@ import jinja2
 from loadtest.reporter.attribution import held_sentences
 from loadtest.reporter.audit_text import audit_facts
 from loadtest.reporter.charts import draw_charts
-from loadtest.reporter.innocence import PARKED_RATIO
+from loadtest.reporter.client_checks import checks
 from loadtest.reporter.lines import client, gap, observed, predicted, signed
 from loadtest.reporter.method_text import method, proof
 from loadtest.reporter.observation import Observation, StageObservation
-from loadtest.reporter.plain import markdown_cell, one_line
+from loadtest.reporter.plain import markdown_cell, one_line, shown
 from loadtest.reporter.stages import failed
 from loadtest.reporter.verdict import Verdict
-from loadtest.reporter.walls import CPU_RATIO, GC_PAUSE_S, LOOP_LAG_S, SEND_LATENESS_S
 from loadtest.reporter.waterfall import waterfall_of
 from loadtest.reporter.waterfall_chart import draw_waterfall
 from loadtest.reporter.waterfall_text import waterfall_dict, waterfall_rows
@@ -27,7 +26,6 @@ from loadtest.run_folder import Manifest
 from loadtest.scenario import limits_text
 
 SCHEMA_VERSION: Final = 1
-NOT_SEEN: Final = "not seen"
 CHART_TEXT: Final = {
     "concurrency": (
         "Predicted and observed concurrency",
@@ -200,14 +198,14 @@ def _row(stage: StageObservation, *, is_limit: bool) -> Row:
         cells=(
             str(stage.users_set) if stage.rate_per_s is None else f"{stage.rate_per_s:g}/s",
             f"{stage.in_flight_mean:.1f}",
-            _shown(stage.running_mean, "{:.1f}"),
-            _shown(stage.waiting_mean, "{:.1f}"),
-            _shown(stage.kv_usage_max_ratio, "{:.0%}"),
-            _shown(stage.preemptions, "{:.0f}"),
+            shown(stage.running_mean, "{:.1f}"),
+            shown(stage.waiting_mean, "{:.1f}"),
+            shown(stage.kv_usage_max_ratio, "{:.0%}"),
+            shown(stage.preemptions, "{:.0f}"),
             str(stage.requests),
             str(failed(stage.outcomes)),
-            _shown(stage.ttft.p95_s * 1000 if stage.ttft else None, "{:,.0f} ms"),
-            _shown(stage.tpot.p95_s * 1000 if stage.tpot else None, "{:,.1f} ms"),
+            shown(stage.ttft.p95_s * 1000 if stage.ttft else None, "{:,.0f} ms"),
+            shown(stage.tpot.p95_s * 1000 if stage.tpot else None, "{:,.1f} ms"),
             f"{stage.output_tokens_per_s:,.0f}",
             _held(stage),
         ),
@@ -221,56 +219,6 @@ def _held(stage: StageObservation) -> str:
     if not stage.held:
         return "; ".join(stage.faults)
     return "held" if stage.is_fully_seen else "held, as far as seen"
-
-
-def _shown(value: float | None, pattern: str) -> str:
-    return NOT_SEEN if value is None else pattern.format(value)
-
-
-def checks(observation: Observation) -> list[dict[str, str]]:
-    """Can the load generator be trusted? What was seen beside what is allowed."""
-    health = observation.client
-    return [
-        {
-            "name": "send lateness p99",
-            "seen": _shown(_ms(health.send_lateness_p99_s), "{:.1f} ms"),
-            "allowed": f"{SEND_LATENESS_S * 1000:g} ms",
-            "meaning": "from the intent to send to the last byte written, connecting excluded",
-        },
-        {
-            "name": "event-loop lag",
-            "seen": _shown(_ms(health.loop_lag_s), "{:.1f} ms"),
-            "allowed": f"{LOOP_LAG_S * 1000:g} ms",
-            "meaning": "median over the seconds of each second's worst",
-        },
-        {
-            "name": "garbage collection",
-            "seen": _shown(_ms(health.gc_pause_s), "{:.1f} ms"),
-            "allowed": f"{GC_PAUSE_S * 1000:g} ms",
-            "meaning": _of_garbage(health.gc_total_s),
-        },
-        {
-            "name": "CPU of a worker",
-            "seen": _shown(health.cpu_max_ratio, "{:.0%}"),
-            "allowed": f"{CPU_RATIO:.0%}",
-            "meaning": "of one core in the busiest second; the median is what is judged",
-        },
-        {
-            "name": "requests the server does not count",
-            "seen": _shown(health.parked_ratio, "{:.1%}"),
-            "allowed": f"{PARKED_RATIO:.0%}",
-            "meaning": "in flight at the client, neither running nor waiting in the engine",
-        },
-    ]
-
-
-def _of_garbage(total_s: float | None) -> str:
-    meaning = "the longest at once, in processor time"
-    return meaning if total_s is None else f"{meaning}; {total_s * 1000:.0f} ms in the whole run"
-
-
-def _ms(duration_s: float | None) -> float | None:
-    return None if duration_s is None else duration_s * 1000
 
 
 def facts(observation: Observation, manifest: Manifest, run_path: str) -> list[tuple[str, str]]:

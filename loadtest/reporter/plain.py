@@ -1,8 +1,11 @@
-"""Text from a server, made inert for a terminal and for Markdown."""
+"""Text from a server, made inert for a terminal and for Markdown; figures that may be missing."""
 
 from __future__ import annotations
 
 import unicodedata
+from typing import Final
+
+NOT_SEEN: Final = "not seen"
 
 
 def one_line(text: str) -> str:
@@ -18,3 +21,7 @@ def markdown_cell(text: str) -> str:
 _INERT = str.maketrans(
     {"<": "&lt;", ">": "&gt;", "&": "&amp;"} | {character: f"\\{character}" for character in "\\`*_[]|"}
 )
+
+
+def shown(value: float | None, pattern: str) -> str:
+    return NOT_SEEN if value is None else pattern.format(value)

@@ -13,9 +13,9 @@ from typing import Any, Final
 import yaml
 
 from estimator.errors import PlainError
+from loadtest.reporter.client_health import SEND_LATENESS_S
 from loadtest.reporter.plain import one_line
 from loadtest.reporter.verdict import Verdict
-from loadtest.reporter.walls import SEND_LATENESS_S
 from loadtest.run_folder import Manifest
 
 PREEMPTIONS_PER_S: Final = 0.1

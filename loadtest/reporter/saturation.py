@@ -16,6 +16,7 @@ from estimator.errors import EXIT_USAGE
 from loadtest.records import Sample
 from loadtest.reporter.audit_text import access_doubts
 from loadtest.reporter.cache_audit import cache_doubts, cache_notes
+from loadtest.reporter.client_health import client_health
 from loadtest.reporter.cohort import outcomes_of
 from loadtest.reporter.far import clock_notes, far_fault
 from loadtest.reporter.innocence import (
@@ -43,7 +44,7 @@ from loadtest.reporter.token_audit import (
 )
 from loadtest.reporter.turns import SENTENCE, takes_turns
 from loadtest.reporter.validity import broken_off, counts_disagree, server_death
-from loadtest.reporter.walls import client_health, name_wall
+from loadtest.reporter.walls import name_wall
 from loadtest.results import RunRows
 from loadtest.run_folder import Manifest
 from loadtest.scenario import Limits, parse_scenario

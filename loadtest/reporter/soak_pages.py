@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any, Final
 
+from loadtest.reporter.client_checks import checks
 from loadtest.reporter.drift import BLOCK_MINUTES, TREND_P_VALUE
 from loadtest.reporter.drift_chart import draw_drift
 from loadtest.reporter.drift_text import COLUMNS, drift_dict, drift_lines, in_words, table, unseen
@@ -13,7 +14,7 @@ from loadtest.reporter.lines import client
 from loadtest.reporter.method_text import COHORT
 from loadtest.reporter.observation import StageObservation
 from loadtest.reporter.pages import COLUMNS as STAGE_COLUMNS
-from loadtest.reporter.pages import SCHEMA_VERSION, checks, facts, page_environment, stage_rows
+from loadtest.reporter.pages import SCHEMA_VERSION, facts, page_environment, stage_rows
 from loadtest.reporter.plain import one_line
 from loadtest.reporter.soak import SoakVerdict
 from loadtest.run_folder import Manifest

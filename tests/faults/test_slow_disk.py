@@ -12,9 +12,9 @@ import pytest
 from c_compiler import c_compiler
 from load_processes import LOCUST, Load, held, load, twin
 
+from loadtest.reporter.client_health import client_health
 from loadtest.reporter.question import answer
 from loadtest.reporter.stages import windows
-from loadtest.reporter.walls import client_health
 
 SOURCE: Final = Path(__file__).parents[1] / "support/slow_disk.c"
 HOLD_S, STALL_S = 8.0, 3.0

@@ -72,6 +72,8 @@ class FakeRun:
     """Of several load processes, in place of one."""
     gc_pause_at_s: float | None = None
     """Then one garbage collection takes 80 ms."""
+    steal_ratios: tuple[float, ...] = ()
+    """What the hypervisor took of each second, again and again; (): not counted here."""
     shared_prefix: SharedPrefix | None = None
     session: Session | None = None
     model: str = "tiny"
@@ -195,6 +197,8 @@ class FakeRun:
         client = {"client_cpu_ratio": 0.2, "client_loop_lag_max_s": self.loop_lag_s}
         collects = self.gc_pause_at_s is not None and at_s - 1 < self.gc_pause_at_s <= at_s
         client["client_gc_pause_max_s"] = 0.08 if collects else 0.001
+        if self.steal_ratios:
+            client["client_steal_ratio"] = self.steal_ratios[int(at_s) % len(self.steal_ratios)]
         client["client_users"] = float(stage.users if stage.users_at_work is None else stage.users_at_work)
         if stage.rate_per_s is not None:
             client["client_due_total"] = stage.rate_per_s * at_s

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from statistics import median
 
 import pytest
 from twin_cases import ALL_CASES, CASES, SERVERS, Case
@@ -25,6 +26,7 @@ from loadtest.reporter.cost_text import cost_lines
 
 REQUESTS_MIN = 50
 """Fewer in a window say little about quantiles: the machine is too slow for this check."""
+CALIBRATIONS_MAX = 3
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +48,18 @@ def rows(machine: Machine) -> Mapping[str, Row]:
 
 
 def calibrated(host: str) -> ServerCost:
-    done = calibrate_server(
-        CalibrationRequest(origin=parse_origin(host), key=None, engine="vllm"), datetime.now(UTC)
-    )
-    cost = done.measured.cost
-    print("\n" + "\n".join(cost_lines(cost, done.steps)))
-    off = [abs(predicted_s(cost.step, step) / step.seconds - 1.0) for step in done.steps]
-    assert sorted(off)[len(off) // 2] < 0.10, "the fit misses half of the steps it was made from"
-    return cost
+    """Made again where the machine's pace changed so much meanwhile that no fit is like it."""
+    for _ in range(CALIBRATIONS_MAX):
+        done = calibrate_server(
+            CalibrationRequest(origin=parse_origin(host), key=None, engine="vllm"), datetime.now(UTC)
+        )
+        cost = done.measured.cost
+        off = [abs(predicted_s(cost.step, step) / step.seconds - 1.0) for step in done.steps]
+        print("\n" + "\n".join(cost_lines(cost, done.steps)))
+        print(f"half of the steps within {median(off):.1%}")
+        if median(off) < 0.10:
+            return cost
+    pytest.fail(f"{CALIBRATIONS_MAX} fits miss half of the steps they were made from by 10% and more")
 
 
 def pairs(row: Row, *names: str) -> list[tuple[str, float, float]]:

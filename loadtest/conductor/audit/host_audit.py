@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from loadtest.audit import Check, graded
+from loadtest.audit import STEAL_AMBER, STEAL_RED, Check, graded
 from loadtest.conductor.audit.descriptors import descriptor_check
 from loadtest.conductor.audit.host_facts import HostFacts
 
@@ -16,7 +16,6 @@ STREAM_BYTES: Final = 40 * 2**10
 PORTS_AMBER, PORTS_RED = 0.5, 0.8
 TICK_S_MAX: Final = 1e-6
 WALL_STEP_AMBER_S: Final = 0.05
-STEAL_AMBER, STEAL_RED = 0.02, 0.2
 TIMER_AMBER_S, TIMER_RED_S = 0.005, 0.1
 CARRY_AMBER, CARRY_RED = 0.5, 0.8
 SLOW_CLOCKS: Final = frozenset({"hpet", "acpi_pm", "jiffies", "pit"})

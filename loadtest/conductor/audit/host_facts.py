@@ -14,6 +14,7 @@ from statistics import median
 from typing import Final
 
 from loadtest.conductor.audit.descriptors import descriptor_limits
+from loadtest.conductor.stolen_time import StolenTime
 
 PROBES: Final = 40
 PROBE_S: Final = 0.005
@@ -60,9 +61,9 @@ class HostFacts:
 def read_host(proc: Path = PROC, sys: Path = SYS) -> HostFacts:
     """Takes PROBES x PROBE_S seconds, 0.2 s."""
     fd_soft, fd_hard = descriptor_limits()
-    before = _text(proc / "stat")
+    stolen = StolenTime(proc / "stat")
     timer = look_at_timer(time.perf_counter_ns, time.time_ns, time.sleep)
-    after = _text(proc / "stat")
+    stolen_ratio = stolen.ratio()
     groups = cgroup_folders(_text(proc / "self/cgroup"), sys / "fs/cgroup")
     return HostFacts(
         fd_soft=fd_soft,
@@ -75,7 +76,7 @@ def read_host(proc: Path = PROC, sys: Path = SYS) -> HostFacts:
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         cpu_quota=min((q for group in groups if (q := cpu_quota(_text(group / "cpu.max")))), default=None),
         load_1m=load_1m(_text(proc / "loadavg")),
-        steal_ratio=steal_ratio(before, after),
+        steal_ratio=stolen_ratio,
         memory_free_bytes=_memory_free(_text(proc / "meminfo"), groups),
     )
 
@@ -115,20 +116,6 @@ def time_wait_sockets(sockstat: str) -> int | None:
         if name == "TCP" and "tw" in words[:-1]:
             return int(words[words.index("tw") + 1])
     return None
-
-
-def steal_ratio(before: str, after: str) -> float | None:
-    """Two reads of /proc/stat: the first line's first eight numbers are all time, the eighth is stolen."""
-    first, last = _ticks(before), _ticks(after)
-    if first is None or last is None:
-        return None
-    passed = sum(last) - sum(first)
-    return (last[7] - first[7]) / passed if passed > 0 else None
-
-
-def _ticks(stat: str) -> list[int] | None:
-    words = stat.partition("\n")[0].split()
-    return [int(word) for word in words[1:9]] if words[:1] == ["cpu"] and len(words) > 8 else None
 
 
 def load_1m(text: str) -> float | None:

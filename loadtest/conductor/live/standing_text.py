@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from loadtest.audit import STEAL_AMBER
 from loadtest.conductor.live.holding import evidence, faults
 from loadtest.conductor.live.so_far import Level, mean_s, signals_added
 from loadtest.conductor.live.standing import Standing, predicted_kv_ratio, predicted_limit
 from loadtest.live_counts import LiveCounts, Timing
+from loadtest.reporter.client_health import CPU_RATIO, GC_PAUSE_S, LOOP_LAG_S
 from loadtest.reporter.lines import client, observed, of_prediction
-from loadtest.reporter.plain import one_line
-from loadtest.reporter.walls import CPU_RATIO, GC_PAUSE_S, LOOP_LAG_S
+from loadtest.reporter.plain import NOT_SEEN, one_line
 from loadtest.scenario import Limits
 
 Row = tuple[str, str, str]
 """What, the figure, what it stands on."""
-NOT_SEEN: Final = "not seen"
 METER_MARKS: Final = 10
 MARKS: Final = {True: "✓", False: "✗"}
 LEVEL_COLUMNS: Final = (
@@ -183,6 +183,8 @@ def _generator(standing: Standing) -> Row:
         f"busiest process {cpu:.0%} of a core, slowest loop {lag_s * 1000:.0f} ms late, "
         f"longest garbage collection {gc_s * 1000:.0f} ms"
     )
+    if (stolen := max(signals.get("client_steal_ratio", 0.0) for signals in seen)) > STEAL_AMBER:
+        why += f", hypervisor took {stolen:.0%} of the machine"
     return "Load generator", _mark(cpu > CPU_RATIO or lag_s > LOOP_LAG_S or gc_s > GC_PAUSE_S), why
 
 

@@ -1,10 +1,12 @@
-"""A load process sees what its own garbage collector takes, and only while it looks."""
+"""A load process sees what its garbage collector takes, only while it looks, and what the hypervisor took."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import pytest
 
 from loadtest.conductor.pulse import Collections, Pulse
 
@@ -53,4 +55,18 @@ def test_each_sample_tells_the_longest_since_the_last_one_and_the_sum_of_all() -
         assert quiet["client_gc_total_s"] >= first["client_gc_total_s"]
     finally:
         gc.enable()
+        pulse.close()
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "ratio", "shown"), [(1.0, 0.25, 0.25), (1.0, 0.0, 0.0), (1.0, None, None), (0.1, 0.25, None)]
+)
+def test_a_sample_tells_what_the_hypervisor_took_where_that_can_be_known(
+    passed_s: float, ratio: float | None, shown: float | None
+) -> None:
+    times_ns = iter((0, int(passed_s * 1e9)))
+    pulse = Pulse(0, lambda: next(times_ns), lambda: ratio)
+    try:
+        assert pulse.sample(users=1, in_flight=1).signals.get("client_steal_ratio") == shown
+    finally:
         pulse.close()

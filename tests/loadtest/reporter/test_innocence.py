@@ -96,3 +96,40 @@ def test_one_long_garbage_collection_voids_its_level_and_no_other() -> None:
     assert "--processes" in faults[1][0]
     settling = verdict_of(FakeRun(stages=stages, gc_pause_at_s=STAGE_S + 1))
     assert not any(stage.client.faults for stage in settling.observation.stages)
+
+
+@pytest.mark.parametrize(
+    ("steal_ratios", "said"),
+    [
+        ((0.12,), "the hypervisor took 12% of its machine's processor time, in the worst second 12%"),
+        (
+            (0.3, *[0.0] * 29),
+            "the hypervisor took 1% of its machine's processor time, in the worst second 30%",
+        ),
+        ((0.01,), None),
+        ((), None),
+    ],
+)
+def test_a_late_client_says_what_the_hypervisor_took(
+    steal_ratios: tuple[float, ...], said: str | None
+) -> None:
+    late = FakeStage(users=31, lateness_s=LATE_S)
+    verdict = verdict_of(FakeRun(stages=(FakeStage(users=24), late), steal_ratios=steal_ratios))
+    assert verdict.status == "VOID"
+    assert (said or "") in verdict.reason
+    assert ("hypervisor" in verdict.reason) is (said is not None)
+
+
+def test_stolen_time_voids_no_level_whose_load_was_on_time() -> None:
+    verdict = verdict_of(FakeRun(stages=(FakeStage(users=24), FakeStage(users=31)), steal_ratios=(0.3,)))
+    health = verdict.observation.client
+    assert (health.faults, health.steal_ratio, health.steal_max_ratio) == ((), pytest.approx(0.3), 0.3)
+
+
+def test_a_client_that_stood_still_says_what_the_hypervisor_took() -> None:
+    run = FakeRun(stages=(FakeStage(users=24), FakeStage(users=31)), loop_lags_s=(2.5,), steal_ratios=(0.5,))
+    halts = verdict_of(run).observation.client.halts
+    assert [halt.partition(" its ")[0] for halt in halts] == [
+        "it stood still for 2.5 s",
+        "the hypervisor took 50% of",
+    ]

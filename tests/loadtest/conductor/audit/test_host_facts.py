@@ -19,7 +19,6 @@ from loadtest.conductor.audit.host_facts import (
     look_at_timer,
     port_range,
     read_host,
-    steal_ratio,
     time_wait_sockets,
 )
 
@@ -41,13 +40,6 @@ def test_the_parsers_read_what_linux_writes() -> None:
 def test_text_that_says_nothing_is_not_known(text: str) -> None:
     found = (port_range(text), time_wait_sockets(text), load_1m(text), available_bytes(text), cpu_quota(text))
     assert found == (None,) * 5
-    assert steal_ratio(text, text) is None
-
-
-def test_steal_is_the_share_of_the_time_between_two_looks() -> None:
-    before, after = "cpu  100 0 50 800 10 0 5 35 0 0\n", "cpu  150 0 60 820 10 0 5 55 0 0\n"
-    assert steal_ratio(before, after) == pytest.approx(20 / 100)
-    assert steal_ratio(before, before) is None
 
 
 def test_a_cgroup_is_bound_by_those_above_it_too() -> None:

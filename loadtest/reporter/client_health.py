@@ -1,0 +1,139 @@
+"""Was the load generator itself the limit? What it showed of itself in the judged windows. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from statistics import fmean, median
+from typing import Final
+
+from loadtest.audit import STEAL_AMBER, STEAL_RED
+from loadtest.columns import Columns
+from loadtest.records import Sample
+from loadtest.reporter.bursts import burst_ratio
+from loadtest.reporter.latency import NEEDED_BY_LATENESS, Latencies, exact_quantiles, send_lateness_s
+from loadtest.reporter.looks import looks_in
+from loadtest.reporter.observation import ClientHealth, Window
+from loadtest.reporter.question import Question, need_of, started, together
+from loadtest.reporter.stages import in_flight_at
+
+SEND_LATENESS_S: Final = 0.020
+LOOP_LAG_S: Final = 0.050
+GC_PAUSE_S: Final = LOOP_LAG_S
+"""Of the processor, at once: so long no token is dated, and everyone under way looks slow."""
+STANDSTILL_S: Final = 2.0
+"""Once is enough: nobody was asked anything meanwhile."""
+CPU_RATIO: Final = 0.80
+
+
+def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Question[ClientHealth]:
+    """Over the judged windows only: starting users is work that a steady load does not have."""
+    inside = [look for look in looks_in(samples, windows) if look.source == "client"]
+    lags = _by_worker(inside, "client_loop_lag_max_s")
+    cpus = _by_worker(inside, "client_cpu_ratio")
+    steals = _by_worker(inside, "client_steal_ratio")
+    gc_pause_s = _worst(inside, "client_gc_pause_max_s")
+    # of the worst load process: an idle one beside it excuses nothing
+    lag_s = max(map(median, lags), default=None)
+    found = yield from together(
+        lateness_s=_lateness_p99_s(windows),
+        outcomes=_outcomes(windows),
+        parked=_parked(samples, windows),
+        burst_ratio=burst_ratio(windows, lag_s),
+    )
+    lateness_s: float | None = found["lateness_s"]
+    cpu_ratio = max(map(median, cpus), default=None)
+    longest_s = max(map(max, lags), default=0.0)
+    halts = []
+    own: Counter[str | None] = found["outcomes"]
+    if lost := own["client_lost"]:
+        halts.append(f"a load process died with {lost} requests in flight")
+    if unsent := own["client_fd"] + own["client_ports"]:
+        halts.append(f"{unsent} requests found no file descriptor or port on this machine")
+    if longest_s > STANDSTILL_S:
+        halts.append(f"it stood still for {longest_s:.1f} s")
+    faults = [*halts]
+    if lateness_s is not None and lateness_s > SEND_LATENESS_S:
+        faults.append(f"requests were sent {lateness_s * 1000:.0f} ms late (p99)")
+    if lag_s is not None and lag_s > LOOP_LAG_S:
+        faults.append(f"its loop ran {lag_s * 1000:.0f} ms late in half of all seconds")
+    if gc_pause_s is not None and gc_pause_s > GC_PAUSE_S:
+        faults.append(
+            f"garbage collection stopped it for {gc_pause_s * 1000:.0f} ms at once: hold fewer objects in "
+            "the locustfile, or spread the users over more load processes (--processes)"
+        )
+    if cpu_ratio is not None and cpu_ratio > CPU_RATIO:
+        faults.append(f"a worker used {cpu_ratio:.0%} of its core")
+    steal_ratio, steal_max_ratio = max(map(fmean, steals), default=None), _worst(inside, "client_steal_ratio")
+    if faults and steal_ratio is not None and steal_max_ratio is not None:
+        why = list(_stolen(steal_ratio, steal_max_ratio))
+        faults += why
+        halts += why if longest_s > STANDSTILL_S else []
+    parked: list[float] = found["parked"]
+    return ClientHealth(
+        send_lateness_p99_s=lateness_s,
+        loop_lag_s=lag_s,
+        cpu_max_ratio=max(map(max, cpus), default=None),
+        gc_pause_s=gc_pause_s,
+        gc_total_s=_worst(inside, "client_gc_total_s"),
+        parked_ratio=median(parked) if parked else None,
+        parked_mostly_ratio=sorted(parked)[len(parked) // 5] if parked else None,
+        burst_ratio=found["burst_ratio"],
+        steal_ratio=steal_ratio,
+        steal_max_ratio=steal_max_ratio,
+        faults=tuple(faults),
+        halts=tuple(halts),
+    )
+
+
+def _stolen(mean_ratio: float, worst_ratio: float) -> Iterator[str]:
+    """What goes with a fault: no fault of its own while the load is on time."""
+    if mean_ratio > STEAL_AMBER or worst_ratio > STEAL_RED:
+        yield (
+            f"the hypervisor took {mean_ratio:.0%} of its machine's processor time, in the worst second "
+            f"{worst_ratio:.0%}: load from a machine with processors of its own"
+        )
+
+
+def _by_worker(samples: Sequence[Sample], signal: str) -> list[list[float]]:
+    """The values of each load process."""
+    found: dict[str, list[float]] = {}
+    for sample in samples:
+        if signal in sample.signals:
+            found.setdefault(sample.target, []).append(sample.signals[signal])
+    return list(found.values())
+
+
+def _worst(samples: Sequence[Sample], signal: str) -> float | None:
+    return max(map(max, _by_worker(samples, signal)), default=None)
+
+
+def _outcomes(windows: Sequence[Window]) -> Question[Counter[str | None]]:
+    """For those that no server is to blame for."""
+    counts: Counter[str | None] = Counter()
+    need = need_of(("outcome",), windows)
+    while (part := (yield need)) is not None:
+        for rows in started(part, windows):
+            counts.update(rows.word_counts("outcome"))
+    return counts
+
+
+def _lateness_p99_s(windows: Sequence[Window]) -> Question[float | None]:
+    def of_part(part: Columns) -> Latencies:
+        return ({"lateness": send_lateness_s(rows)} for rows in started(part, windows))
+
+    found = yield from exact_quantiles(need_of(NEEDED_BY_LATENESS, windows), of_part, (0.99,))
+    return found["lateness"][0] if found else None
+
+
+def _parked(samples: Sequence[Sample], windows: Sequence[Window]) -> Question[list[float]]:
+    """Compares at the moments the server was looked at: requests in flight against running + waiting."""
+    looks = [
+        look for look in looks_in(samples, windows) if "running" in look.signals and "waiting" in look.signals
+    ]
+    under_way = yield from in_flight_at([look.at_ns for look in looks])
+    return [
+        (in_flight - (look.signals["running"] + look.signals["waiting"])) / in_flight
+        for look, in_flight in zip(looks, under_way, strict=True)
+        if in_flight
+    ]
