@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Final
 
@@ -50,13 +50,14 @@ def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Quest
         halts.append(f"a load process died with {lost} requests in flight")
     if unsent := own["client_fd"] + own["client_ports"]:
         halts.append(f"{unsent} requests found no file descriptor or port on this machine")
+    stolen = _stolen(steals)
     if longest_s > STANDSTILL_S:
-        halts.append(f"it stood still for {longest_s:.1f} s")
+        halts += [f"it stood still for {longest_s:.1f} s", *stolen]
     faults = [*halts]
     if lateness_s is not None and lateness_s > SEND_LATENESS_S:
-        faults.append(f"requests were sent {lateness_s * 1000:.0f} ms late (p99)")
+        faults += [f"requests were sent {lateness_s * 1000:.0f} ms late (p99)", *stolen]
     if lag_s is not None and lag_s > LOOP_LAG_S:
-        faults.append(f"its loop ran {lag_s * 1000:.0f} ms late in half of all seconds")
+        faults += [f"its loop ran {lag_s * 1000:.0f} ms late in half of all seconds", *stolen]
     if gc_pause_s is not None and gc_pause_s > GC_PAUSE_S:
         faults.append(
             f"garbage collection stopped it for {gc_pause_s * 1000:.0f} ms at once: hold fewer objects in "
@@ -64,11 +65,6 @@ def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Quest
         )
     if cpu_ratio is not None and cpu_ratio > CPU_RATIO:
         faults.append(f"a worker used {cpu_ratio:.0%} of its core")
-    steal_ratio, steal_max_ratio = max(map(fmean, steals), default=None), _worst(inside, "client_steal_ratio")
-    if faults and steal_ratio is not None and steal_max_ratio is not None:
-        why = list(_stolen(steal_ratio, steal_max_ratio))
-        faults += why
-        halts += why if longest_s > STANDSTILL_S else []
     parked: list[float] = found["parked"]
     return ClientHealth(
         send_lateness_p99_s=lateness_s,
@@ -79,20 +75,22 @@ def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Quest
         parked_ratio=median(parked) if parked else None,
         parked_mostly_ratio=sorted(parked)[len(parked) // 5] if parked else None,
         burst_ratio=found["burst_ratio"],
-        steal_ratio=steal_ratio,
-        steal_max_ratio=steal_max_ratio,
-        faults=tuple(faults),
+        steal_ratio=max(map(fmean, steals), default=None),
+        steal_max_ratio=max(map(max, steals), default=None),
+        faults=tuple(dict.fromkeys(faults)),  # a reason that several share stands once
         halts=tuple(halts),
     )
 
 
-def _stolen(mean_ratio: float, worst_ratio: float) -> Iterator[str]:
-    """What goes with a fault: no fault of its own while the load is on time."""
-    if mean_ratio > STEAL_AMBER or worst_ratio > STEAL_RED:
-        yield (
-            f"the hypervisor took {mean_ratio:.0%} of its machine's processor time, in the worst second "
-            f"{worst_ratio:.0%}: load from a machine with processors of its own"
-        )
+def _stolen(steals: Sequence[Sequence[float]]) -> list[str]:
+    """Why a load process may have been late, of those that lost most; no fault while the load is on time."""
+    mean_ratio, worst_ratio = max(map(fmean, steals), default=0.0), max(map(max, steals), default=0.0)
+    if mean_ratio <= STEAL_AMBER and worst_ratio <= STEAL_RED:
+        return []
+    return [
+        f"the hypervisor took {mean_ratio:.0%} of its machine's processor time, in the worst second "
+        f"{worst_ratio:.0%}: load from a machine with processors of its own"
+    ]
 
 
 def _by_worker(samples: Sequence[Sample], signal: str) -> list[list[float]]:

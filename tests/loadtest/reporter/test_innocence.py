@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_run import SETTLE_S, STAGE_S, FakeRun, FakeStage, verdict_of
 
+from loadtest.reporter.client_checks import checks
 from loadtest.reporter.verdict import Verdict
 
 LATE_S = 0.2
@@ -124,6 +125,20 @@ def test_stolen_time_voids_no_level_whose_load_was_on_time() -> None:
     verdict = verdict_of(FakeRun(stages=(FakeStage(users=24), FakeStage(users=31)), steal_ratios=(0.3,)))
     health = verdict.observation.client
     assert (health.faults, health.steal_ratio, health.steal_max_ratio) == ((), pytest.approx(0.3), 0.3)
+    (row,) = (row for row in checks(verdict.observation) if row["name"] == "time the hypervisor took")
+    assert (row["seen"], row["allowed"]) == ("30.0%", "not judged")
+
+
+def test_stolen_time_is_no_reason_for_what_is_not_late() -> None:
+    halted = FakeStage(users=31, failing="client_fd", failing_share=0.1)
+    run = FakeRun(stages=(FakeStage(users=24), halted), steal_ratios=(0.3,))
+    assert "hypervisor" not in verdict_of(run).reason
+
+
+def test_a_reason_that_two_faults_share_stands_once() -> None:
+    late = FakeStage(users=31, lateness_s=LATE_S)
+    run = FakeRun(stages=(FakeStage(users=24), late), loop_lags_s=(0.4,), steal_ratios=(0.3,))
+    assert verdict_of(run).reason.count("hypervisor") == 1
 
 
 def test_a_client_that_stood_still_says_what_the_hypervisor_took() -> None:

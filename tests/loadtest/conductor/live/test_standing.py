@@ -122,6 +122,15 @@ def test_what_failed_signs_no_limit(tmp_path: Path) -> None:
     assert rows_of(replay)["Safe limit"][0] == "not signed"
 
 
+@pytest.mark.parametrize(("stolen", "is_told"), [((), False), ((0.01,), False), ((0.12,), True)])
+def test_a_load_generator_tells_what_its_hypervisor_takes(
+    stolen: tuple[float, ...], is_told: bool, tmp_path: Path
+) -> None:
+    run = FakeRun(stages=(GOOD,), steal_ratios=stolen)
+    _, why = rows_of_played(Replay(run, tmp_path))["Load generator"]
+    assert why.endswith("garbage collection 1 ms" + ", hypervisor took 12% of the machine" * is_told)
+
+
 def test_levels_are_one_row_each_with_every_column(tmp_path: Path) -> None:
     standing = Replay(RUNS["preemptions"], tmp_path).play()
     first, second = (dict(zip(LEVEL_COLUMNS, row, strict=True)) for row in level_rows(standing))
