@@ -22,10 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests/support")]
-
-from awake import awake  # noqa: E402
-from instrument_cell import (  # noqa: E402
+from instrument_cell import (
     HERE,
     PORT,
     SETTLE_S,
@@ -35,6 +32,7 @@ from instrument_cell import (  # noqa: E402
     Failure,
     Figures,
     Server,
+    awake,
     compiled,
     measured,
 )

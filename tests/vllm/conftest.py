@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from awake import awake
 from vllm_server import VLLM_PYTHON, Machine, Vllm
 
 
@@ -21,9 +20,8 @@ def vllm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def machine(vllm_folder: Path) -> Iterator[Machine]:
     machine = Machine(vllm_folder)
-    with awake():  # the engine and its API process wait for each other at every step
-        yield machine
-        machine.end()
+    yield machine
+    machine.end()
 
 
 @pytest.fixture(scope="module")
