@@ -190,7 +190,10 @@ def run_load(run: PreparedRun, *, processes: int, say: Callable[[str], None]) ->
             stderr=subprocess.STDOUT,
             text=True,
             env=supervised_environ(),
-            start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and goes on once
+            # A group of its own: a terminal's Ctrl-C comes to us alone, and goes on once. No session of its
+            # own: Linux shares busy processors between sessions first, and beside a server that spins a load
+            # in another one waited for whole seconds.
+            process_group=0,
         )
     with stop_signals() as asked:
         try:

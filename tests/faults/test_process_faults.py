@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pytest
 from load_processes import (
     LOCUST,
@@ -155,6 +157,15 @@ def test_f51_a_second_signal_ends_it_at_once_and_the_rows_are_whole(tmp_path: Pa
         assert ullage("recover", run.root).returncode == 0
         assert run.folder.read_manifest().state == "interrupted"
         assert {request.outcome for request in run.rows().requests} <= LOST
+
+
+def test_the_load_shares_the_session_of_its_command_and_not_its_ctrl_c(tmp_path: Path, host: str) -> None:
+    """Linux shares a busy processor between sessions first: in one of its own a load waits for seconds."""
+    with load(tmp_path, SIGNOFF, "--host", host) as run:
+        run.under_way()
+        (locust,) = psutil.Process(run.process.pid).children()
+        assert os.getsid(locust.pid) == os.getsid(run.process.pid)
+        assert os.getpgid(locust.pid) != os.getpgid(run.process.pid)
 
 
 # ------------------------------------------------------------------ what a load survives

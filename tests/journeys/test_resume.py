@@ -64,7 +64,7 @@ def _acknowledged(folder: RunFolder) -> set[tuple[int, int]]:
 
 
 def _end_all_of(folder: RunFolder, command: subprocess.Popen[str]) -> None:
-    """The command, and the load process that it started in a session of its own: found by its folder."""
+    """The command, and the load that it started in a process group of its own: found by its folder."""
     marked = str(folder.root).encode()
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 from certificates import self_signed, tls_door
 
 import loadtest
+from loadtest.conductor.audit.host_audit import LoadPlan
+from loadtest.conductor.audit.host_facts import PROBE_S, PROBES
+from loadtest.conductor.audit.preflight import audit_host
 from loadtest.conductor.signoff import running_twin
 from loadtest.results import load_results
 from loadtest.run_folder import RunFolder
@@ -110,6 +114,20 @@ def test_the_reader_is_tried_and_its_figure_told(examined: dict[str, Any]) -> No
     assert figures["chunks_per_cpu_s"] > figures["planned_chunks_per_s"]
     assert figures["chunks_per_read"] < 1.5, "a real server's chunks come one by one"
     assert figures["echo_s"] >= 1.9
+
+
+def test_stolen_time_is_counted_until_the_reader_was_tried() -> None:
+    start_s, looked_s = time.monotonic(), []
+
+    def stolen_ratio() -> float:
+        looked_s.append(time.monotonic() - start_s)
+        return 0.3
+
+    checks = audit_host(LoadPlan(users=8), 0.3, stolen_ratio)
+    assert [check.figures["echo_s"] >= 0.3 for check in checks if check.name == "echo"] == [True]
+    assert [check.level for check in checks if check.name == "steal"] == ["red"]
+    (at_s,) = looked_s
+    assert at_s >= PROBES * PROBE_S + 0.3
 
 
 def test_a_person_reads_a_table() -> None:

@@ -151,7 +151,7 @@ def load(
         cwd=home,
         env=ENVIRON,
         preexec_fn=prepare,
-        start_new_session=True,
+        process_group=0,
     )
     running = Load(process, home)
     try:

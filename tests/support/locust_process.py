@@ -58,7 +58,7 @@ def start_locust(
         cwd=home,
         env={**inherited, "PYTHONPATH": str(REPOSITORY), **(environ or {})},
         preexec_fn=before_exec,
-        start_new_session=True,
+        process_group=0,
     )
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from vllm_server import FLAGS, ROOT, Vllm
@@ -18,6 +19,7 @@ from vllm_server import FLAGS, ROOT, Vllm
 from estimator.capacity import vllm_headline
 from estimator.catalog import read_gpu
 from estimator.engine_spec import EngineSpec
+from estimator.errors import EXIT_USAGE
 from estimator.estimate import estimate
 from estimator.hf_config import read_model
 from estimator.spec import Workload
@@ -28,6 +30,7 @@ from loadtest.run_folder import RunFolder
 
 MAX_MODEL_LEN = int(FLAGS["--max-model-len"])
 SLOTS = int(FLAGS["--max-num-seqs"])
+SIGNOFFS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,10 @@ class SignedRun:
     out: str
     folder: RunFolder
     rows: RunRows
+
+    @property
+    def report(self) -> Any:
+        return json.loads(self.folder.report_path("json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +58,19 @@ class StageFacts:
 
 @pytest.fixture(scope="module")
 def signed(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> SignedRun:
-    runs = tmp_path_factory.mktemp("runs")
+    """Made again where server and load, on one machine, were too crowded to say anything of the server."""
+    last: SignedRun | None = None
+    for _ in range(SIGNOFFS_MAX):
+        run = sign_off(vllm, tmp_path_factory.mktemp("runs"))
+        last = run or last
+        if run is not None and not crowded(run):
+            break
+    assert last is not None, "no sign-off left a run folder"
+    return last
+
+
+def sign_off(vllm: Vllm, runs: Path) -> SignedRun | None:
+    """None: the audit before the load found this machine unfit, and said so."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "loadtest.cli", "signoff", "--host", vllm.host, "--runs-dir", runs),
@@ -62,10 +81,20 @@ def signed(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> SignedRun:
         timeout=400,
     )
     print(f"\n{done.stdout}")
-    folders = list(Path(runs).iterdir())
-    assert len(folders) == 1, "the sign-off left no run folder"
+    folders = list(runs.iterdir())
+    if not folders:
+        assert done.returncode == EXIT_USAGE
+        return None
     folder = RunFolder.open(folders[0])
     return SignedRun(exit_code=done.returncode, out=done.stdout, folder=folder, rows=load_results(folder))
+
+
+def crowded(run: SignedRun) -> bool:
+    """The load came late or short at some level, or the API server stood behind its own engine."""
+    seen = run.report["observation"]
+    return seen["wall"]["name"] in ("client", "network") or any(
+        stage["shortfall"] or stage["client"]["faults"] for stage in seen["stages"]
+    )
 
 
 def stages(rows: RunRows) -> list[StageFacts]:
@@ -140,11 +169,9 @@ def test_every_request_of_a_clean_run_succeeded_with_the_planned_tokens(signed: 
 
 
 def test_the_signed_number_is_the_guarantee_less_the_buffer(signed: SignedRun) -> None:
-    report = json.loads(signed.folder.report_path("json").read_text(encoding="utf-8"))
+    report = signed.report
     assert report["n_safe"] == 24  # floor(0.8 x 31)
     assert signed.exit_code == report["exit_code"]
-    if report["status"] == "VOID":  # two cores for server and client may be too few, and that must be said
-        assert report["observation"]["wall"]["name"] == "client", signed.out
-    else:  # a slow machine may answer too few requests for a proof, and that must be said too
-        assert report["status"] in ("PASS", "INCONCLUSIVE"), signed.out
-        assert report["observation"]["wall"]["name"] == "kv"
+    # a slow machine may answer too few requests for a proof, and that must be said
+    assert report["status"] in ("PASS", "INCONCLUSIVE"), signed.out
+    assert report["observation"]["wall"]["name"] == "kv"

@@ -14,7 +14,6 @@ from statistics import median
 from typing import Final
 
 from loadtest.conductor.audit.descriptors import descriptor_limits
-from loadtest.conductor.stolen_time import StolenTime
 
 PROBES: Final = 40
 PROBE_S: Final = 0.005
@@ -53,17 +52,15 @@ class HostFacts:
     cpu_quota: float | None
     """Processors' worth of time the cgroup may use."""
     load_1m: float | None
-    steal_ratio: float | None
-    """Share of processor time that the hypervisor gave to others, during the look."""
     memory_free_bytes: int | None
+    steal_ratio: float | None = None
+    """Share of processor time that the hypervisor gave to others, during the whole audit."""
 
 
 def read_host(proc: Path = PROC, sys: Path = SYS) -> HostFacts:
     """Takes PROBES x PROBE_S seconds, 0.2 s."""
     fd_soft, fd_hard = descriptor_limits()
-    stolen = StolenTime(proc / "stat")
     timer = look_at_timer(time.perf_counter_ns, time.time_ns, time.sleep)
-    stolen_ratio = stolen.ratio()
     groups = cgroup_folders(_text(proc / "self/cgroup"), sys / "fs/cgroup")
     return HostFacts(
         fd_soft=fd_soft,
@@ -76,7 +73,6 @@ def read_host(proc: Path = PROC, sys: Path = SYS) -> HostFacts:
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         cpu_quota=min((q for group in groups if (q := cpu_quota(_text(group / "cpu.max")))), default=None),
         load_1m=load_1m(_text(proc / "loadavg")),
-        steal_ratio=stolen_ratio,
         memory_free_bytes=_memory_free(_text(proc / "meminfo"), groups),
     )
 

@@ -84,7 +84,7 @@ def test_a_machine_is_read_from_its_folders(tmp_path: Path) -> None:
 def test_a_machine_that_shows_nothing_is_still_a_machine(tmp_path: Path) -> None:
     facts = read_host(tmp_path, tmp_path)
     assert facts.cpus >= 1
-    assert (facts.ports, facts.cpu_quota, facts.memory_free_bytes, facts.steal_ratio) == (None,) * 4
+    assert (facts.ports, facts.cpu_quota, facts.memory_free_bytes) == (None,) * 3
 
 
 LIMITED = """
