@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -12,6 +13,9 @@ Level = Literal["ok", "amber", "red", "skipped"]
 STEAL_AMBER: Final = 0.02
 STEAL_RED: Final = 0.2
 """Of the processor time of the machine that the load comes from: what its hypervisor gave to others."""
+CPU_WAIT_AMBER: Final = 0.05
+CPU_WAIT_RED: Final = 0.2
+"""Of the time of a load process: when it was ready and others on its machine had the processors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,7 @@ class Check:
         return f"{self.name}: {self.said}{f'; {self.fix}' if self.fix else ''}"
 
 
-def graded(value: float, *, amber: float, red: float) -> Level:
+def graded(value: float, *, amber: float, red: float = math.inf) -> Level:
     """How bad a figure is that had better be small: above `amber`, above `red`, or neither."""
     if value > red:
         return "red"

@@ -199,6 +199,7 @@ SIGNALS: Final[Mapping[str, str]] = {
     "client_gc_total_s": "garbage collections of this run together, seconds of processor time",
     "client_rss_bytes": "resident memory of this worker",
     "client_steal_ratio": "share of its machine's processor time that the hypervisor gave to others, 0..1",
+    "client_cpu_wait_ratio": "share of the time that one thread of it was ready and had no processor, 0..1",
 }
 """Every signal a Sample may carry, with its meaning and unit. An unknown name is refused at birth."""
 

@@ -66,6 +66,10 @@ WORKER_GAUGES: Final[Mapping[str, tuple[str, str]]] = {
         "worker_cpu_steal_ratio",
         "Of its machine's processor time, what its hypervisor took.",
     ),
+    "client_cpu_wait_ratio": (
+        "worker_cpu_wait_ratio",
+        "Of its last second, what a thread of it was ready for and had no processor.",
+    ),
 }
 
 

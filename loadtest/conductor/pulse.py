@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from loadtest.conductor.cpu_wait import CpuWait
 from loadtest.conductor.stolen_time import StolenTime
 from loadtest.records import Sample
 
@@ -53,6 +54,7 @@ class Pulse:
         worker: int,
         clock: Callable[[], int] = time.perf_counter_ns,
         stolen_ratio: Callable[[], float | None] | None = None,
+        waited_s: Callable[[], float | None] | None = None,
     ) -> None:
         self._target = f"w{worker:02d}"
         self._clock = clock
@@ -61,6 +63,7 @@ class Pulse:
         self._last_cpu_s = _cpu_s()
         self._garbage = Collections()
         self._stolen_ratio = stolen_ratio or StolenTime().ratio
+        self._waited_s = waited_s or CpuWait().seconds
 
     def close(self) -> None:
         self._garbage.close()
@@ -73,6 +76,7 @@ class Pulse:
         now_ns, cpu_s = self._clock(), _cpu_s()
         passed_s = max((now_ns - self._last_ns) / 1e9, 1e-9)
         stolen = self._stolen_ratio() if passed_s >= STOLEN_S_MIN else None
+        waited_s = self._waited_s()
         sample = Sample(
             at_ns=now_ns,
             source="client",
@@ -86,6 +90,7 @@ class Pulse:
                 "client_gc_total_s": self._garbage.total_ns / 1e9,
                 "client_rss_bytes": float(rss_bytes()),
                 **({} if stolen is None else {"client_steal_ratio": stolen}),
+                **({} if waited_s is None else {"client_cpu_wait_ratio": min(1.0, waited_s / passed_s)}),
                 **arrivals,
             },
         )

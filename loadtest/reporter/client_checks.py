@@ -40,7 +40,13 @@ def checks(observation: Observation) -> list[dict[str, str]]:
             "name": "time the hypervisor took",
             "seen": shown(health.steal_ratio, "{:.1%}"),
             "allowed": "not judged",
-            "meaning": _of_stolen_time(health.steal_max_ratio),
+            "meaning": _at_worst("of its machine's processor time", health.steal_max_ratio),
+        },
+        {
+            "name": "time without a processor",
+            "seen": shown(health.cpu_wait_ratio, "{:.1%}"),
+            "allowed": "not judged",
+            "meaning": _at_worst("a thread was ready and others had them all", health.cpu_wait_max_ratio),
         },
         {
             "name": "requests the server does not count",
@@ -56,8 +62,8 @@ def _of_garbage(total_s: float | None) -> str:
     return meaning if total_s is None else f"{meaning}; {total_s * 1000:.0f} ms in the whole run"
 
 
-def _of_stolen_time(worst_ratio: float | None) -> str:
-    meaning = "of its machine's processor time; what it does to the load is judged above"
+def _at_worst(meaning: str, worst_ratio: float | None) -> str:
+    meaning = f"{meaning}; what it does to the load is judged above"
     return meaning if worst_ratio is None else f"{meaning}; {worst_ratio:.0%} in the worst second"
 
 

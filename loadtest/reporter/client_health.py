@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Final
 
-from loadtest.audit import STEAL_AMBER, STEAL_RED
+from loadtest.audit import CPU_WAIT_AMBER, CPU_WAIT_RED, STEAL_AMBER, STEAL_RED
 from loadtest.columns import Columns
 from loadtest.records import Sample
 from loadtest.reporter.bursts import burst_ratio
@@ -31,7 +32,7 @@ def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Quest
     inside = [look for look in looks_in(samples, windows) if look.source == "client"]
     lags = _by_worker(inside, "client_loop_lag_max_s")
     cpus = _by_worker(inside, "client_cpu_ratio")
-    steals = _by_worker(inside, "client_steal_ratio")
+    steal, wait = _share(inside, "client_steal_ratio"), _share(inside, "client_cpu_wait_ratio")
     gc_pause_s = _worst(inside, "client_gc_pause_max_s")
     # of the worst load process: an idle one beside it excuses nothing
     lag_s = max(map(median, lags), default=None)
@@ -50,14 +51,14 @@ def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Quest
         halts.append(f"a load process died with {lost} requests in flight")
     if unsent := own["client_fd"] + own["client_ports"]:
         halts.append(f"{unsent} requests found no file descriptor or port on this machine")
-    stolen = _stolen(steals)
+    taken = _taken(steal, wait)
     if longest_s > STANDSTILL_S:
-        halts += [f"it stood still for {longest_s:.1f} s", *stolen]
+        halts += [f"it stood still for {longest_s:.1f} s", *taken]
     faults = [*halts]
     if lateness_s is not None and lateness_s > SEND_LATENESS_S:
-        faults += [f"requests were sent {lateness_s * 1000:.0f} ms late (p99)", *stolen]
+        faults += [f"requests were sent {lateness_s * 1000:.0f} ms late (p99)", *taken]
     if lag_s is not None and lag_s > LOOP_LAG_S:
-        faults += [f"its loop ran {lag_s * 1000:.0f} ms late in half of all seconds", *stolen]
+        faults += [f"its loop ran {lag_s * 1000:.0f} ms late in half of all seconds", *taken]
     if gc_pause_s is not None and gc_pause_s > GC_PAUSE_S:
         faults.append(
             f"garbage collection stopped it for {gc_pause_s * 1000:.0f} ms at once: hold fewer objects in "
@@ -75,22 +76,42 @@ def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Quest
         parked_ratio=median(parked) if parked else None,
         parked_mostly_ratio=sorted(parked)[len(parked) // 5] if parked else None,
         burst_ratio=found["burst_ratio"],
-        steal_ratio=max(map(fmean, steals), default=None),
-        steal_max_ratio=max(map(max, steals), default=None),
+        steal_ratio=None if steal is None else steal.mean_ratio,
+        steal_max_ratio=None if steal is None else steal.max_ratio,
+        cpu_wait_ratio=None if wait is None else wait.mean_ratio,
+        cpu_wait_max_ratio=None if wait is None else wait.max_ratio,
         faults=tuple(dict.fromkeys(faults)),  # a reason that several share stands once
         halts=tuple(halts),
     )
 
 
-def _stolen(steals: Sequence[Sequence[float]]) -> list[str]:
-    """Why a load process may have been late, of those that lost most; no fault while the load is on time."""
-    mean_ratio, worst_ratio = max(map(fmean, steals), default=0.0), max(map(max, steals), default=0.0)
-    if mean_ratio <= STEAL_AMBER and worst_ratio <= STEAL_RED:
-        return []
-    return [
-        f"the hypervisor took {mean_ratio:.0%} of its machine's processor time, in the worst second "
-        f"{worst_ratio:.0%}: load from a machine with processors of its own"
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What others had, of the load process that lost most: the mean over the seconds, and the worst one."""
+
+    mean_ratio: float
+    max_ratio: float
+
+
+def _share(samples: Sequence[Sample], signal: str) -> Share | None:
+    seen = _by_worker(samples, signal)
+    return Share(mean_ratio=max(map(fmean, seen)), max_ratio=max(map(max, seen))) if seen else None
+
+
+def _taken(steal: Share | None, wait: Share | None) -> list[str]:
+    """Why a load process may have been late; no fault while the load is on time."""
+    reasons = []
+    if steal is not None and (steal.mean_ratio > STEAL_AMBER or steal.max_ratio > STEAL_RED):
+        reasons.append(
+            f"the hypervisor took {steal.mean_ratio:.0%} of its machine's processor time, in the worst "
+            f"second {steal.max_ratio:.0%}: load from a machine with processors of its own"
+        )
+    if wait is not None and (wait.mean_ratio > CPU_WAIT_AMBER or wait.max_ratio > CPU_WAIT_RED):
+        reasons.append(
+            f"it was ready and had no processor for {wait.mean_ratio:.0%} of the time, in the worst second "
+            f"{wait.max_ratio:.0%}: end what else runs on its machine, or load from another"
+        )
+    return reasons
 
 
 def _by_worker(samples: Sequence[Sample], signal: str) -> list[list[float]]:

@@ -78,6 +78,10 @@ class ClientHealth:
     """Of the processor time of its machine, what the hypervisor gave to others: the mean over the seconds."""
     steal_max_ratio: float | None = None
     """The same of the worst second. Excuses nothing, and explains a client that was late."""
+    cpu_wait_ratio: float | None = None
+    """Of its time, what a thread of it was ready for and had no processor: the mean over the seconds."""
+    cpu_wait_max_ratio: float | None = None
+    """The same of the worst second. Excuses nothing either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from loadtest.run_folder import RunFolder
 
 QWEN = Path(loadtest.__file__).parent / "qwen.py"
 CANARY = "sk-CANARY-0123456789"
-OF_THE_NEIGHBOURS = {"steal", "timers"}
+OF_THE_NEIGHBOURS = {"timers"}
 """Red where others have the processors of this machine: then the doctor is right to say so."""
 SCENARIO = """
 name: doctored
@@ -125,7 +125,7 @@ def test_stolen_time_is_counted_until_the_reader_was_tried() -> None:
 
     checks = audit_host(LoadPlan(users=8), 0.3, stolen_ratio)
     assert [check.figures["echo_s"] >= 0.3 for check in checks if check.name == "echo"] == [True]
-    assert [check.level for check in checks if check.name == "steal"] == ["red"]
+    assert [check.said[:3] for check in checks if check.name == "steal"] == ["30%"]
     (at_s,) = looked_s
     assert at_s >= PROBES * PROBE_S + 0.3
 

@@ -74,6 +74,8 @@ class FakeRun:
     """Then one garbage collection takes 80 ms."""
     steal_ratios: tuple[float, ...] = ()
     """What the hypervisor took of each second, again and again; (): not counted here."""
+    cpu_wait_ratios: tuple[float, ...] = ()
+    """How much of each second the load was ready and had no processor, likewise."""
     shared_prefix: SharedPrefix | None = None
     session: Session | None = None
     model: str = "tiny"
@@ -199,6 +201,8 @@ class FakeRun:
         client["client_gc_pause_max_s"] = 0.08 if collects else 0.001
         if self.steal_ratios:
             client["client_steal_ratio"] = self.steal_ratios[int(at_s) % len(self.steal_ratios)]
+        if self.cpu_wait_ratios:
+            client["client_cpu_wait_ratio"] = self.cpu_wait_ratios[int(at_s) % len(self.cpu_wait_ratios)]
         client["client_users"] = float(stage.users if stage.users_at_work is None else stage.users_at_work)
         if stage.rate_per_s is not None:
             client["client_due_total"] = stage.rate_per_s * at_s

@@ -65,7 +65,8 @@ def load_plan(scenario: Scenario | None, users: int, processes: int) -> LoadPlan
     """What the streams ask of the reader; how fast a loaded server really is, is what the load will show."""
     tpot_s = None if scenario is None else scenario.limits.tpot_s
     speed = TOKENS_PER_S if tpot_s is None else max(TOKENS_PER_S, 1 / tpot_s)
-    return LoadPlan(users=users, processes=processes, tokens_per_s=speed)
+    plan = LoadPlan(users=users, processes=processes, tokens_per_s=speed)
+    return plan if scenario is None else replace(plan, answer_tokens=scenario.workload.output_tokens.at(0.5))
 
 
 def audit_host(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from loadtest.audit import STEAL_AMBER
+from loadtest.audit import CPU_WAIT_AMBER, STEAL_AMBER
 from loadtest.conductor.live.holding import evidence, faults
 from loadtest.conductor.live.so_far import Level, mean_s, signals_added
 from loadtest.conductor.live.standing import Standing, predicted_kv_ratio, predicted_limit
@@ -185,6 +185,8 @@ def _generator(standing: Standing) -> Row:
     )
     if (stolen := max(signals.get("client_steal_ratio", 0.0) for signals in seen)) > STEAL_AMBER:
         why += f", hypervisor took {stolen:.0%} of the machine"
+    if (waited := max(signals.get("client_cpu_wait_ratio", 0.0) for signals in seen)) > CPU_WAIT_AMBER:
+        why += f", without a processor {waited:.0%} of the time"
     return "Load generator", _mark(cpu > CPU_RATIO or lag_s > LOOP_LAG_S or gc_s > GC_PAUSE_S), why
 
 

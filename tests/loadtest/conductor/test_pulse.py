@@ -70,3 +70,16 @@ def test_a_sample_tells_what_the_hypervisor_took_where_that_can_be_known(
         assert pulse.sample(users=1, in_flight=1).signals.get("client_steal_ratio") == shown
     finally:
         pulse.close()
+
+
+@pytest.mark.parametrize(("waited_s", "shown"), [(0.5, 0.25), (0.0, 0.0), (2.1, 1.0), (None, None)])
+def test_a_sample_tells_how_long_a_thread_had_no_processor(
+    waited_s: float | None, shown: float | None
+) -> None:
+    """A wait counts when it is over: it may be longer than the time since the last sample."""
+    times_ns = iter((0, 2_000_000_000))
+    pulse = Pulse(0, lambda: next(times_ns), waited_s=lambda: waited_s)
+    try:
+        assert pulse.sample(users=1, in_flight=1).signals.get("client_cpu_wait_ratio") == shown
+    finally:
+        pulse.close()

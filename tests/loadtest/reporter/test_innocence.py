@@ -121,6 +121,37 @@ def test_a_late_client_says_what_the_hypervisor_took(
     assert ("hypervisor" in verdict.reason) is (said is not None)
 
 
+@pytest.mark.parametrize(
+    ("cpu_wait_ratios", "said"),
+    [
+        ((0.12,), "it was ready and had no processor for 12% of the time, in the worst second 12%"),
+        (
+            (0.9, *[0.0] * 29),
+            "it was ready and had no processor for 2% of the time, in the worst second 90%",
+        ),
+        ((0.04,), None),
+        ((), None),
+    ],
+)
+def test_a_late_client_says_how_long_it_had_no_processor(
+    cpu_wait_ratios: tuple[float, ...], said: str | None
+) -> None:
+    late = FakeStage(users=31, lateness_s=LATE_S)
+    verdict = verdict_of(FakeRun(stages=(FakeStage(users=24), late), cpu_wait_ratios=cpu_wait_ratios))
+    assert verdict.status == "VOID"
+    assert (said or "") in verdict.reason
+    assert ("no processor" in verdict.reason) is (said is not None)
+
+
+def test_time_without_a_processor_voids_no_level_whose_load_was_on_time() -> None:
+    run = FakeRun(stages=(FakeStage(users=24), FakeStage(users=31)), cpu_wait_ratios=(0.3,))
+    health = verdict_of(run).observation.client
+    assert (health.faults, health.cpu_wait_ratio, health.cpu_wait_max_ratio) == ((), pytest.approx(0.3), 0.3)
+    (row,) = (r for r in checks(verdict_of(run).observation) if r["name"] == "time without a processor")
+    assert (row["seen"], row["allowed"]) == ("30.0%", "not judged")
+    assert row["meaning"].endswith("; 30% in the worst second")
+
+
 def test_stolen_time_voids_no_level_whose_load_was_on_time() -> None:
     verdict = verdict_of(FakeRun(stages=(FakeStage(users=24), FakeStage(users=31)), steal_ratios=(0.3,)))
     health = verdict.observation.client
@@ -141,10 +172,12 @@ def test_a_reason_that_two_faults_share_stands_once() -> None:
     assert ("sent" in sent_late, "hypervisor" in why, "loop" in loop_late) == (True, True, True)
 
 
-def test_a_client_that_stood_still_says_what_the_hypervisor_took() -> None:
-    run = FakeRun(stages=(FakeStage(users=24), FakeStage(users=31)), loop_lags_s=(2.5,), steal_ratios=(0.5,))
+def test_a_client_that_stood_still_says_what_others_took() -> None:
+    stages = (FakeStage(users=24), FakeStage(users=31))
+    run = FakeRun(stages=stages, loop_lags_s=(2.5,), steal_ratios=(0.5,), cpu_wait_ratios=(0.7,))
     halts = verdict_of(run).observation.client.halts
-    assert [halt.partition(" its ")[0] for halt in halts] == [
+    assert [halt.partition(" of ")[0] for halt in halts] == [
         "it stood still for 2.5 s",
-        "the hypervisor took 50% of",
+        "the hypervisor took 50%",
+        "it was ready and had no processor for 70%",
     ]

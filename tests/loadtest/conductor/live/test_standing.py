@@ -131,6 +131,15 @@ def test_a_load_generator_tells_what_its_hypervisor_takes(
     assert why.endswith("garbage collection 1 ms" + ", hypervisor took 12% of the machine" * is_told)
 
 
+@pytest.mark.parametrize(("waited", "is_told"), [((), False), ((0.04,), False), ((0.12,), True)])
+def test_a_load_generator_tells_how_long_it_has_no_processor(
+    waited: tuple[float, ...], is_told: bool, tmp_path: Path
+) -> None:
+    run = FakeRun(stages=(GOOD,), cpu_wait_ratios=waited)
+    _, why = rows_of_played(Replay(run, tmp_path))["Load generator"]
+    assert why.endswith("garbage collection 1 ms" + ", without a processor 12% of the time" * is_told)
+
+
 def test_levels_are_one_row_each_with_every_column(tmp_path: Path) -> None:
     standing = Replay(RUNS["preemptions"], tmp_path).play()
     first, second = (dict(zip(LEVEL_COLUMNS, row, strict=True)) for row in level_rows(standing))
