@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -40,6 +40,13 @@ STYLE: Final[Any] = {
 FLOOR_MS: Final = 0.01
 """Shorter is drawn as this: an answer that came in one read has a TPOT of 0, and 0 has no logarithm."""
 SIZE_INCHES: Final = (7.6, 3.1)
+LabelSide = Literal["above", "below", "beyond"]
+LABEL_PLACES: Final[Mapping[LabelSide, tuple[float, tuple[float, float]]]] = {
+    "above": (0.0, (2, 2)),
+    "below": (0.0, (2, -9)),
+    "beyond": (1.0, (3, -3)),
+}
+"""Where along the line, as a share of the axes, and how far from there in points."""
 
 
 def draw_charts(verdict: Verdict) -> dict[str, str]:
@@ -107,8 +114,11 @@ def _concurrency(axes: Axes, verdict: Verdict) -> None:
             places = [x + (offset - 1.5) * 0.2 for x, _ in seen]
             axes.bar(places, [height for _, height in seen], width=0.19, color=colour, label=label)
     if prediction is not None:
-        _line(axes, float(prediction.n_guaranteed), f"guaranteed {prediction.n_guaranteed}", GREEN, left=True)
-        _line(axes, prediction.n_saturation, f"saturation {prediction.n_saturation:.1f}", RED)
+        guaranteed, saturation = prediction.n_guaranteed, prediction.n_saturation
+        is_room_above = saturation - guaranteed >= guaranteed - verdict.n_safe
+        side: LabelSide = "above" if is_room_above else "below"
+        _line(axes, float(guaranteed), f"guaranteed {guaranteed}", GREEN, side)
+        _line(axes, saturation, f"saturation {saturation:.1f}", RED)
     if verdict.n_safe:
         word = "signed" if verdict.status == "PASS" else "N_safe"
         _line(axes, float(verdict.n_safe), f"{word} {verdict.n_safe}", BLUE)
@@ -119,13 +129,15 @@ def _concurrency(axes: Axes, verdict: Verdict) -> None:
     axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
 
 
-def _line(axes: Axes, height: float, label: str, colour: str, *, left: bool = False) -> None:
+def _line(axes: Axes, height: float, label: str, colour: str, side: LabelSide = "beyond") -> None:
+    """Its label stands at the left end, above or below the line, or beyond its right end."""
+    at, offset_points = LABEL_PLACES[side]
     axes.axhline(height, color=colour, linewidth=1.2, linestyle=(0, (5, 3)))
     axes.annotate(
         label,
-        xy=(0.0 if left else 1.0, height),
+        xy=(at, height),
         xycoords=("axes fraction", "data"),
-        xytext=(2, 2) if left else (3, -3),
+        xytext=offset_points,
         textcoords="offset points",
         ha="left",
         color=colour,
