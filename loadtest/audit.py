@@ -11,11 +11,7 @@ from estimator.errors import EXIT_USAGE
 
 Level = Literal["ok", "amber", "red", "skipped"]
 STEAL_AMBER: Final = 0.02
-STEAL_RED: Final = 0.2
 """Of the processor time of the machine that the load comes from: what its hypervisor gave to others."""
-CPU_WAIT_AMBER: Final = 0.05
-CPU_WAIT_RED: Final = 0.2
-"""Of the time of a load process: when it was ready and others on its machine had the processors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Final
 
-from loadtest.audit import CPU_WAIT_AMBER, CPU_WAIT_RED, STEAL_AMBER, STEAL_RED
+from loadtest.audit import STEAL_AMBER
 from loadtest.columns import Columns
 from loadtest.records import Sample
 from loadtest.reporter.bursts import burst_ratio
@@ -25,6 +25,10 @@ GC_PAUSE_S: Final = LOOP_LAG_S
 STANDSTILL_S: Final = 2.0
 """Once is enough: nobody was asked anything meanwhile."""
 CPU_RATIO: Final = 0.80
+CPU_WAIT_RATIO: Final = 0.05
+"""Of the time: a load process was ready and others on its machine had the processors."""
+SECOND_RATIO: Final = 0.2
+"""So much of one second, stolen or waited, is told however little it is of all of them."""
 
 
 def client_health(samples: Sequence[Sample], windows: Sequence[Window]) -> Question[ClientHealth]:
@@ -101,12 +105,12 @@ def _share(samples: Sequence[Sample], signal: str) -> Share | None:
 def _taken(steal: Share | None, wait: Share | None) -> list[str]:
     """Why a load process may have been late; no fault while the load is on time."""
     reasons = []
-    if steal is not None and (steal.mean_ratio > STEAL_AMBER or steal.max_ratio > STEAL_RED):
+    if steal is not None and (steal.mean_ratio > STEAL_AMBER or steal.max_ratio > SECOND_RATIO):
         reasons.append(
             f"the hypervisor took {steal.mean_ratio:.0%} of its machine's processor time, in the worst "
             f"second {steal.max_ratio:.0%}: load from a machine with processors of its own"
         )
-    if wait is not None and (wait.mean_ratio > CPU_WAIT_AMBER or wait.max_ratio > CPU_WAIT_RED):
+    if wait is not None and (wait.mean_ratio > CPU_WAIT_RATIO or wait.max_ratio > SECOND_RATIO):
         reasons.append(
             f"it was ready and had no processor for {wait.mean_ratio:.0%} of the time, in the worst second "
             f"{wait.max_ratio:.0%}: end what else runs on its machine, or load from another"

@@ -111,6 +111,7 @@ def test_the_reader_is_tried_and_its_figure_told(examined: dict[str, Any]) -> No
     (echo,) = [check for check in examined["client"] if check["name"] == "echo"]
     figures = echo["figures"]
     assert figures["planned_chunks_per_s"] == 8 * 50
+    assert "streams of 16 tokens at 50/s" in echo["said"]
     assert figures["chunks_per_cpu_s"] > figures["planned_chunks_per_s"]
     assert figures["chunks_per_read"] < 1.5, "a real server's chunks come one by one"
     assert figures["echo_s"] >= 1.9

@@ -60,8 +60,9 @@ def calibrated(host: str) -> ServerCost:
         cost = done.measured.cost
         off = sorted(abs(predicted_s(cost.step, step) / step.seconds - 1.0) for step in done.steps)
         print("\n" + "\n".join(cost_lines(cost, done.steps)))
-        print(f"half of the steps within {off[len(off) // 2]:.1%}")
-        if off[len(off) // 2] < 0.10:
+        middle = off[len(off) // 2]
+        print(f"half of the steps within {middle:.1%}")
+        if middle < 0.10:
             return cost
     pytest.fail(f"{CALIBRATIONS_MAX} fits miss half of the steps they were made from by 10% and more")
 

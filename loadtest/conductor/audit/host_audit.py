@@ -18,6 +18,10 @@ TICK_S_MAX: Final = 1e-6
 WALL_STEP_AMBER_S: Final = 0.05
 TIMER_AMBER_S, TIMER_RED_S = 0.005, 0.1
 CARRY_AMBER, CARRY_RED = 0.5, 0.8
+TOKENS_PER_S: Final = 50.0
+"""Of one stream among many, unless the scenario's limit asks for more: faster than people read."""
+ANSWER_TOKENS: Final = 200
+"""Where no scenario says it."""
 REQUEST_CPU_S: Final = 0.0009
 """What a request takes of a load process beside reading its tokens, by benchmarks/LOG.md 0.8 to 1.0 ms."""
 FIRST_TOKEN_S: Final = 0.1
@@ -35,8 +39,8 @@ class LoadPlan:
 
     users: int
     processes: int = 1
-    tokens_per_s: float = 50.0
-    answer_tokens: int = 200
+    tokens_per_s: float = TOKENS_PER_S
+    answer_tokens: int = ANSWER_TOKENS
 
     @property
     def chunks_per_s(self) -> float:

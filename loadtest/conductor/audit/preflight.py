@@ -15,7 +15,7 @@ from estimator.errors import PlainError
 from estimator.spec import EngineName
 from loadtest.audit import Check
 from loadtest.conductor.audit.echo import try_reader
-from loadtest.conductor.audit.host_audit import LoadPlan, echo_check, host_checks
+from loadtest.conductor.audit.host_audit import TOKENS_PER_S, LoadPlan, echo_check, host_checks
 from loadtest.conductor.audit.host_facts import read_host
 from loadtest.conductor.audit.idle import idle_check
 from loadtest.conductor.audit.sanity import TRIES, Kind, is_worth_another_try, sanity_checks, sanity_plan
@@ -29,8 +29,6 @@ from loadtest.origin import ApiKey, Origin
 from loadtest.scenario import Scenario
 
 PREFLIGHT_ECHO_S: Final = 0.5
-TOKENS_PER_S: Final = 50.0
-"""Of one stream among many, unless the scenario's limit asks for more: faster than people read."""
 PAUSE_S: Final = 0.2
 
 
@@ -63,10 +61,12 @@ def kind_of(scenario: Scenario | None, model: str, engine: EngineName) -> Kind:
 
 def load_plan(scenario: Scenario | None, users: int, processes: int) -> LoadPlan:
     """What the streams ask of the reader; how fast a loaded server really is, is what the load will show."""
-    tpot_s = None if scenario is None else scenario.limits.tpot_s
+    plan = LoadPlan(users=users, processes=processes)
+    if scenario is None:
+        return plan
+    tpot_s = scenario.limits.tpot_s
     speed = TOKENS_PER_S if tpot_s is None else max(TOKENS_PER_S, 1 / tpot_s)
-    plan = LoadPlan(users=users, processes=processes, tokens_per_s=speed)
-    return plan if scenario is None else replace(plan, answer_tokens=scenario.workload.output_tokens.at(0.5))
+    return replace(plan, tokens_per_s=speed, answer_tokens=scenario.workload.output_tokens.at(0.5))
 
 
 def audit_host(

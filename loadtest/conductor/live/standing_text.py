@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from loadtest.audit import CPU_WAIT_AMBER, STEAL_AMBER
+from loadtest.audit import STEAL_AMBER
 from loadtest.conductor.live.holding import evidence, faults
 from loadtest.conductor.live.so_far import Level, mean_s, signals_added
 from loadtest.conductor.live.standing import Standing, predicted_kv_ratio, predicted_limit
 from loadtest.live_counts import LiveCounts, Timing
-from loadtest.reporter.client_health import CPU_RATIO, GC_PAUSE_S, LOOP_LAG_S
+from loadtest.reporter.client_health import CPU_RATIO, CPU_WAIT_RATIO, GC_PAUSE_S, LOOP_LAG_S
 from loadtest.reporter.lines import client, observed, of_prediction
 from loadtest.reporter.plain import NOT_SEEN, one_line
 from loadtest.scenario import Limits
@@ -185,7 +185,7 @@ def _generator(standing: Standing) -> Row:
     )
     if (stolen := max(signals.get("client_steal_ratio", 0.0) for signals in seen)) > STEAL_AMBER:
         why += f", hypervisor took {stolen:.0%} of the machine"
-    if (waited := max(signals.get("client_cpu_wait_ratio", 0.0) for signals in seen)) > CPU_WAIT_AMBER:
+    if (waited := max(signals.get("client_cpu_wait_ratio", 0.0) for signals in seen)) > CPU_WAIT_RATIO:
         why += f", without a processor {waited:.0%} of the time"
     return "Load generator", _mark(cpu > CPU_RATIO or lag_s > LOOP_LAG_S or gc_s > GC_PAUSE_S), why
 

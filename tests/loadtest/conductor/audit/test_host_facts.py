@@ -65,7 +65,6 @@ def test_a_machine_is_read_from_its_folders(tmp_path: Path) -> None:
         "proc/meminfo": "MemAvailable: 4096 kB\n",
         "proc/loadavg": "0.5 0 0 1/2 3\n",
         "proc/sys/net/ipv4/ip_local_port_range": "1024 2047\n",
-        "proc/stat": "cpu 1 1 1 1 1 1 1 1\n",
         "sys/fs/cgroup/pod/cpu.max": "400000 100000\n",
         "sys/fs/cgroup/pod/memory.max": "2097152\n",
         "sys/fs/cgroup/pod/memory.current": "1048576\n",
