@@ -1,7 +1,7 @@
 """A real vLLM whose API front end is starved: the wall is in front of the engine, and never its cache.
 
 Many short streams on two processors, in a session of the server's own: the kernel then shares those
-processors among sessions first, and inside this one the spinning engine leaves its front end too little.
+processors among sessions first, and inside this one the engine, which spins, has the better nice value.
 """
 
 from __future__ import annotations
